@@ -1,0 +1,124 @@
+"""The shape of every detector.
+
+A detector is a bank of streams of one kind, updated together as arrays. A stream is, say, the error rate of one
+release of one app. Its life: units of evidence go into a `Reference` until `fit` makes a `Baseline` of it; `open` gives
+a stream a slot against a baseline; `update` steps all slots by one tick and reports which began to alarm and which
+recovered; `measure` says what a slot knows now. `snapshot` and `restore` are exact to the bit.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias, TypeVar
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from driftline.schemas.results import Guarantee
+
+Floats: TypeAlias = NDArray[np.float64]
+Slots: TypeAlias = NDArray[np.intp]
+State: TypeAlias = Mapping[str, Any]  # arrays and plain values, for `driftline.detectors.state.pack`
+
+
+@dataclass(frozen=True)
+class TickBatch:
+    """The units of evidence that one tick closes, for all streams of one detector, in canonical order
+    (event time, then key).
+
+    slot: [n] the stream of each unit.
+    value: [n], or [n, d] for vectors. NaN, infinities and vectors of the wrong length or zero norm are invalid units: they are
+        counted, never dropped silently.
+    session: [n] a number that is equal for events of one session; -1: no session known. Only detectors that take
+        every event of a session (tscan) read it.
+    """
+
+    slot: Slots
+    value: Floats
+    session: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Transitions:
+    fired: list[int]  # slots that began to alarm in this tick
+    recovered: list[int]  # slots whose incident ended in this tick
+
+
+@dataclass(frozen=True)
+class Insufficient:
+    """Why no baseline can be made of a reference, and what it lacks."""
+
+    note: str
+    have: int
+    need: int
+
+
+class Baseline(Protocol):
+    """Frozen facts about the reference; `id` is a hash of them."""
+
+    @property
+    def id(self) -> str: ...
+
+
+class Measurement(msgspec.Struct, frozen=True, kw_only=True):
+    """What one slot knows now, in the stream's own unit; becomes `Evidence` and `Alert`."""
+
+    log_e: float | None = None
+    log_p: float | None = None
+    threshold: float
+    value: float | None = None
+    baseline: float | None = None
+    effect: float | None = None  # value relative to baseline
+    effect_low: float | None = None
+    effect_high: float | None = None
+    n_events: int = 0
+    n_units: int = 0
+    n_not_scored: int = 0
+    guarantee: Guarantee
+    since_tick: int | None = None  # index of the tick in which the change began, while in alarm
+    note: str = ""
+
+
+class Reference(Protocol):
+    """Accumulates units of healthy traffic for one baseline."""
+
+    @property
+    def n(self) -> int:
+        """Valid units so far."""
+
+    def add(self, value: Floats, session: NDArray[np.int64]) -> None:
+        """Units in canonical order; same shapes as in a TickBatch."""
+
+    def snapshot(self) -> State: ...
+
+
+B = TypeVar("B", bound=Baseline)
+R = TypeVar("R", bound=Reference)
+
+
+class Detector(Protocol[R, B]):
+    name: str
+
+    def reference(self, state: State | None = None) -> R:
+        """A new reference, or one restored from its snapshot."""
+
+    def fit(self, reference: R) -> B | Insufficient:
+        """Pure and deterministic."""
+
+    def open(self, baseline: B) -> int:
+        """A new stream's slot: 0, 1, 2, …"""
+
+    def update(self, batch: TickBatch, tick: int) -> Transitions:
+        """Step every slot to tick number `tick` (> the last one; ticks between were empty for all slots). Empty batches
+        are fine: silence is no evidence."""
+
+    def reset(self, slot: int) -> None:
+        """Forget evidence and incident of a slot (its release is gone, or its baseline was replaced)."""
+
+    def measure(self, slot: int) -> Measurement: ...
+
+    def baseline(self, slot: int) -> B: ...
+
+    def snapshot(self) -> State: ...
+
+    def restore(self, state: State) -> None: ...

@@ -1,0 +1,36 @@
+"""Time is injected. No logic reads the wall clock itself."""
+
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    def now(self) -> int:
+        """Microseconds since the Unix epoch, UTC."""
+
+    def monotonic(self) -> float:
+        """Seconds, for durations."""
+
+
+class SystemClock:
+    def now(self) -> int:
+        return time.time_ns() // 1_000
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+
+class ManualClock:
+    """A clock that stands still until it is told to move, for tests and simulations."""
+
+    def __init__(self, now: int) -> None:
+        self._now = now
+
+    def now(self) -> int:
+        return self._now
+
+    def monotonic(self) -> float:
+        return self._now / 1_000_000
+
+    def advance(self, seconds: float) -> None:
+        self._now += round(seconds * 1_000_000)

@@ -1,0 +1,145 @@
+"""The one way between bytes and types.
+
+`decode_events` never raises: what cannot be taken comes back as rejects with a reason that says what was wrong, where,
+and what to do. Good neighbours in the same record are kept.
+"""
+
+import json
+import math
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+
+from driftline.schemas.events import EARLIEST_TS, LATEST_TS, Event
+
+T = TypeVar("T")
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_one: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
+_many: msgspec.json.Decoder[list[Event]] = msgspec.json.Decoder(list[Event])
+_raws: msgspec.json.Decoder[list[msgspec.Raw]] = msgspec.json.Decoder(list[msgspec.Raw])
+_json = msgspec.json.Encoder()
+_msgpack = msgspec.msgpack.Encoder()
+
+
+class Reject(NamedTuple):
+    index: int  # within the record's array; -1: the whole record
+    reason: str
+    raw: bytes
+
+
+class Decoded(NamedTuple):
+    events: list[Event]
+    rejects: list[Reject]
+
+
+class DecodeError(ValueError):
+    """Bytes that are not the expected type; the message says why."""
+
+
+def decode_events(value: bytes | None) -> Decoded:
+    """One record's value to its events. Fast for what is whole (one pass in C), element by element for what is not."""
+    if not value:
+        return Decoded([], [Reject(-1, "empty record: expected a JSON object or an array of them", value or b"")])
+    try:
+        if value[:1] == b"[":
+            return Decoded(_many.decode(value), [])
+        return Decoded([_one.decode(value)], [])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return _salvage(value)
+
+
+def _salvage(value: bytes) -> Decoded:
+    try:
+        document: Any = json.loads(value)  # more lenient than the standard: takes NaN, which then fails on its own
+    except (ValueError, RecursionError) as error:
+        return Decoded([], [Reject(-1, f"not JSON: {error}", value)])
+    if not isinstance(document, list):
+        return _collect([(-1, document, value)])
+    try:
+        raws = [bytes(raw) for raw in _raws.decode(value)]
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raws = [json.dumps(element).encode() for element in document]
+    return _collect([(i, element, raw) for i, (element, raw) in enumerate(zip(document, raws, strict=True))])
+
+
+def _collect(elements: list[tuple[int, Any, bytes]]) -> Decoded:
+    events, rejects = [], []
+    for index, element, raw in elements:
+        try:
+            bad = _not_finite(element)
+            if bad:
+                raise msgspec.ValidationError(f"{bad} is NaN or infinite: leave out what was not measured")
+            events.append(msgspec.convert(element, Event))
+        except (msgspec.ValidationError, ValueError) as error:
+            rejects.append(Reject(index, _explain(error, element), raw))
+    return Decoded(events, rejects)
+
+
+def _not_finite(element: Any, path: str = "$") -> str:
+    if isinstance(element, float) and not math.isfinite(element):
+        return path
+    if isinstance(element, dict):
+        return next(filter(None, (_not_finite(v, f"{path}.{k}") for k, v in element.items())), "")
+    return ""
+
+
+def _explain(error: Exception, element: Any) -> str:
+    reason = str(error)
+    if isinstance(element, dict) and reason.endswith("$.ts`"):
+        reason += _explain_ts(element.get("ts"))
+    return reason
+
+
+def _explain_ts(ts: Any) -> str:
+    if not isinstance(ts, int):
+        return ": ts is an integer, microseconds since 1970-01-01 UTC"
+    for unit, factor in (("seconds", 1_000_000), ("milliseconds", 1_000)):
+        if EARLIEST_TS <= ts * factor <= LATEST_TS:
+            return f": ts={ts} looks like {unit}; it is in microseconds"
+    if EARLIEST_TS <= ts // 1_000 <= LATEST_TS:
+        return f": ts={ts} looks like nanoseconds; it is in microseconds"
+    try:
+        when = (_EPOCH + timedelta(microseconds=ts)).isoformat()
+    except OverflowError:
+        when = "out of range"
+    return f": ts={ts} is {when}; it is in microseconds, from 2020 to 2100"
+
+
+def encode_event(event: Event) -> bytes:
+    return _json.encode(event)
+
+
+def encode_events(events: list[Any]) -> bytes:
+    """An array: how producers batch."""
+    return _json.encode(events)
+
+
+def encode(result: msgspec.Struct) -> bytes:
+    """A result as JSON."""
+    return _json.encode(result)
+
+
+def encode_lines(rows: list[Any]) -> bytes:
+    """Newline-delimited JSON."""
+    return _json.encode_lines(rows)
+
+
+def decode(value: bytes | None, type_: type[T]) -> T:
+    try:
+        return msgspec.json.decode(value or b"", type=type_)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise DecodeError(f"not a {type_.__name__}: {error}") from error
+
+
+def pack(value: Any) -> bytes:
+    """MessagePack, for what only Driftline reads: embeddings and state."""
+    return _msgpack.encode(value)
+
+
+def unpack(value: bytes, type_: type[T]) -> T:
+    try:
+        return msgspec.msgpack.decode(value, type=type_)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise DecodeError(f"not a {type_.__name__}: {error}") from error

@@ -1,0 +1,132 @@
+"""What applications publish to the events topic: a tagged union of `trace`, `score`, `release` and `tick`.
+
+A record's value is one JSON object or an array of them, keyed by the app. Names follow the OpenTelemetry GenAI
+conventions with the `gen_ai.` prefix dropped and dots turned into underscores. Unknown fields are ignored, so a newer
+producer can talk to an older pipeline; what is specific to an app belongs under `attributes`.
+
+All times are integers: microseconds since the Unix epoch, UTC.
+"""
+
+from typing import Annotated, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta
+
+MICROSECONDS = 1_000_000
+EARLIEST_TS = 1_577_836_800 * MICROSECONDS  # 2020-01-01: anything earlier is a unit mix-up, not an LLM call
+LATEST_TS = 4_102_444_800 * MICROSECONDS  # 2100-01-01
+
+Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=200)]
+Id: TypeAlias = Annotated[str, Meta(min_length=1, max_length=200)]
+Ref: TypeAlias = Annotated[str, Meta(max_length=200)]
+Timestamp: TypeAlias = Annotated[int, Meta(ge=EARLIEST_TS, le=LATEST_TS)]
+Count: TypeAlias = Annotated[int, Meta(ge=0, le=2**40)]
+Milliseconds: TypeAlias = Annotated[float, Meta(ge=0, le=1e9)]
+Share: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
+Attribute: TypeAlias = str | int | float | bool | None
+
+
+class Trace(msgspec.Struct, tag="trace", tag_field="type", kw_only=True, omit_defaults=True, gc=False):
+    """One call of a model. `trace_id` and `span_id` together name it: the same pair sent again counts once."""
+
+    app: Name
+    ts: Timestamp  # event time: when the call completed
+    trace_id: Id
+    span_id: Ref = ""
+    parent_span_id: Ref = ""
+    conversation_id: Ref = ""  # the session: the unit of evidence in every detector
+    user_id: Ref = ""
+    environment: Ref = ""
+    release: Ref = ""  # what served the request: a version of the service, prompt or model
+    canary_share: Share | None = None  # probability with which this request was sent to the canary
+    operation: Ref = "chat"
+    provider: Ref = ""
+    request_model: Ref = ""
+    response_model: Ref = ""
+    prompt_name: Ref = ""
+    prompt_version: Ref = ""
+    input_tokens: Count | None = None  # includes cached tokens
+    output_tokens: Count | None = None  # includes reasoning tokens
+    cache_read_input_tokens: Count | None = None
+    cache_write_input_tokens: Count | None = None
+    reasoning_output_tokens: Count | None = None
+    latency_ms: Milliseconds | None = None
+    ttft_ms: Milliseconds | None = None
+    cost_usd: Annotated[float, Meta(ge=0, le=1e6)] | None = None  # as the app reports it; else priced from tokens
+    stream: bool | None = None
+    status: Literal["ok", "error"] = "ok"
+    error_type: Ref = ""
+    finish_reasons: list[str] = []
+    input_text: str = ""
+    output_text: str = ""
+    attributes: dict[str, Attribute] = {}
+
+    @property
+    def key(self) -> str:
+        return f"{self.trace_id}/{self.span_id}"
+
+    @property
+    def model(self) -> str:
+        return self.response_model or self.request_model
+
+
+class Score(msgspec.Struct, tag="score", tag_field="type", kw_only=True, omit_defaults=True, gc=False):
+    """A judge's score, an evaluator's result or a user's feedback on a trace. It repeats the trace's release,
+    conversation and canary share, because scores are evaluated where they arrive, without a join."""
+
+    app: Name
+    ts: Timestamp  # the completion time of the scored call, or of the feedback
+    id: Id
+    trace_id: Id
+    name: Name
+    value: Annotated[float, Meta(ge=-1e9, le=1e9)]
+    span_id: Ref = ""
+    label: Ref = ""
+    explanation: str = ""
+    source: Literal["judge", "evaluator", "user"] = "judge"
+    judge_model: Ref = ""
+    rubric_version: Ref = ""
+    conversation_id: Ref = ""
+    user_id: Ref = ""
+    environment: Ref = ""
+    release: Ref = ""
+    canary_share: Share | None = None
+    model: Ref = ""
+    attributes: dict[str, Attribute] = {}
+
+    @property
+    def key(self) -> str:
+        return self.id
+
+
+class Release(msgspec.Struct, tag="release", tag_field="type", kw_only=True, omit_defaults=True, gc=False):
+    """A change of what serves an app: a deployment, or a step in the life of a canary."""
+
+    app: Name
+    ts: Timestamp
+    id: Id
+    kind: Literal["deploy", "canary_start", "canary_step", "canary_stop"]
+    release: Id  # the new release
+    stable: Ref = ""  # the release it is compared with
+    deployment_id: Ref = ""  # names one canary from start to stop
+    share: Share | None = None  # of traffic that goes to the canary from now on
+    outcome: Literal["", "promoted", "rolled_back", "aborted"] = ""  # of a canary_stop
+    environment: Ref = ""
+    description: str = ""
+    attributes: dict[str, Attribute] = {}
+
+    @property
+    def key(self) -> str:
+        return self.id
+
+
+class Tick(msgspec.Struct, tag="tick", tag_field="type", kw_only=True, omit_defaults=True, gc=False):
+    """Time as a record of the log: everything of this partition up to `ts` has been sent. Windows close and detectors
+    step at ticks alone, so a replay of the log sees the same time as the first run. Written by Driftline."""
+
+    ts: Timestamp
+    source: Ref = ""
+
+
+Event: TypeAlias = Trace | Score | Release | Tick
+EVENT_TYPES: tuple[type, ...] = (Trace, Score, Release, Tick)

@@ -1,0 +1,204 @@
+"""What the stream processors publish. Every result is a pure function of the log and has a deterministic id, so a
+copy made after a crash is identical and every consumer may drop repeats: of two with one id, the higher `revision`
+(the source offset up to which it was computed) wins.
+
+Times are microseconds since the Unix epoch, UTC.
+"""
+
+from typing import Literal, TypeAlias
+
+import msgspec
+
+Severity: TypeAlias = Literal["critical", "error", "warning", "info"]
+Guarantee: TypeAlias = Literal["stated", "approximate", "none"]
+
+
+class Quantiles(msgspec.Struct, frozen=True, gc=False):
+    """Quantiles within 1 % relative error (DDSketch), with the count and exact sum they summarise."""
+
+    count: int
+    sum: float
+    p50: float
+    p95: float
+    p99: float
+
+
+class ScoreStats(msgspec.Struct, frozen=True, gc=False):
+    count: int
+    mean: float
+
+
+class WindowStats(msgspec.Struct, tag="window", tag_field="type", kw_only=True, gc=False):
+    """One tumbling event-time window of one app x release x model."""
+
+    id: str
+    app: str
+    release: str
+    model: str
+    start: int
+    size_s: int
+    revision: int
+    requests: int
+    errors: int
+    errors_by_type: dict[str, int]
+    latency_ms: Quantiles | None  # None: no event of the window carried it
+    ttft_ms: Quantiles | None
+    input_tokens: int
+    output_tokens: int
+    cache_read_input_tokens: int
+    cost_usd: float | None  # None: not one request could be priced
+    unpriced: int  # requests without a cost: unknown model, or no token counts
+    scores: dict[str, ScoreStats]
+    late: int  # events that corrected the window after it had closed
+
+
+EvidenceState: TypeAlias = Literal["ok", "alarm", "recovering", "insufficient_reference", "stale"]
+
+
+class Evidence(msgspec.Struct, tag="evidence", tag_field="type", kw_only=True, gc=False):
+    """What one detector knows of one stream at one moment. `log_e` against `threshold` decides; the effect and its
+    interval say how much moved."""
+
+    id: str
+    app: str
+    release: str
+    detector: str  # error_rate, latency_p99, ttft_p99, cost_p99, quality, embedding_drift
+    component: str  # what of the stream: a score's name, "prompt" or "response", "" where there is one only
+    ts: int
+    revision: int
+    state: EvidenceState
+    log_e: float | None  # natural log of the e-process; None for tests that are not e-processes
+    log_p: float | None
+    threshold: float  # of log_e (alarm at or above), or of log_p (alarm at or below)
+    value: float | None  # the statistic now, in the stream's own unit
+    baseline: float | None  # the same of the reference
+    effect: float | None  # value relative to baseline: 0.1 is 10 % above
+    effect_low: float | None
+    effect_high: float | None
+    n_events: int
+    n_units: int
+    n_not_scored: int
+    guarantee: Guarantee
+    baseline_id: str
+    since: int | None  # when the change began, for alarms
+    note: str = ""
+
+
+class Alert(msgspec.Struct, tag="alert", tag_field="type", kw_only=True, gc=False):
+    """One transition of one episode of one rule. All transitions of an episode share `id` and `dedup_key`."""
+
+    id: str
+    dedup_key: str
+    app: str
+    release: str
+    rule: str
+    component: str
+    state: Literal["firing", "resolved"]
+    severity: Severity
+    episode: int
+    ts: int  # of this transition
+    since: int  # when the change began
+    fired_at: int
+    resolved_at: int | None
+    revision: int
+    summary: str  # one line: what moved and by how much
+    description: str
+    action: str  # what to do
+    value: float | None
+    baseline: float | None
+    effect: float | None
+    effect_low: float | None
+    effect_high: float | None
+    n_events: int
+    false_alarms: str  # how often such an alert is expected without a cause
+    contributors: list[str]
+    labels: dict[str, str]
+    evidence_id: str
+
+
+class RollbackSignal(msgspec.Struct, tag="rollback", tag_field="type", kw_only=True, gc=False):
+    """The verdict that a canary must go. A second one for the same deployment is the same decision."""
+
+    id: str
+    deployment_id: str
+    app: str
+    release: str  # the canary to take out of traffic
+    stable: str  # the release to return to
+    decided_at: int
+    revision: int
+    reason: str
+    log_e: dict[str, float]  # natural log of each metric's e-process for harm
+    weights: dict[str, float]
+    log_e_total: float
+    threshold: float  # of log_e_total
+    alpha: float  # the probability of rolling back a canary that is not worse
+    counts: dict[str, int]
+    effects: dict[str, float]  # canary minus stable, per metric, in the metric's unit
+    share: float
+
+
+class BreakerSignal(msgspec.Struct, tag="breaker", tag_field="type", kw_only=True, gc=False):
+    """A provider's circuit breaker changed state. Open: send nothing. Half open: send `probe_share`, to find out."""
+
+    id: str
+    app: str
+    provider: str
+    model: str
+    state: Literal["open", "half_open", "closed"]
+    at: int
+    revision: int
+    reason: str
+    probe_share: float
+    requests: int
+    errors: int
+
+
+class Progress(msgspec.Struct, tag="progress", tag_field="type", kw_only=True, gc=False):
+    """How far a role has come with one source partition. Everything up to `offset` has been absorbed, and its
+    results are acknowledged by the broker, at latest at the offsets in `published`."""
+
+    role: str
+    topic: str
+    partition: int
+    offset: int
+    watermark: int | None
+    published: dict[str, int]  # topic -> offset of the last result written to this partition of it
+
+
+class Embedding(msgspec.Struct, tag="embedding", tag_field="type", kw_only=True, gc=False):
+    """Unit-length vectors of a sampled trace's texts: little-endian float16, `None` where there was no text."""
+
+    app: str
+    ts: int
+    trace_id: str
+    span_id: str
+    conversation_id: str
+    user_id: str
+    environment: str
+    release: str
+    canary_share: float | None
+    model: str  # the LLM
+    embed_model: str
+    prompt: bytes | None
+    response: bytes | None
+    excerpt: str  # the beginning of the prompt, for explanations
+
+    @property
+    def key(self) -> str:
+        return f"{self.trace_id}/{self.span_id}"
+
+
+class DeadLetter(msgspec.Struct, tag="dead_letter", tag_field="type", kw_only=True, gc=False):
+    """A record, or one element of a record's array, that could not be taken, with the reason and its raw bytes."""
+
+    id: str
+    topic: str
+    partition: int
+    offset: int
+    index: int  # within the record's array; -1: the whole record
+    reason: str
+    raw: bytes  # base64 in JSON
+    key: bytes | None = None
+
+
+Result: TypeAlias = WindowStats | Evidence | Alert | RollbackSignal | BreakerSignal

@@ -1,0 +1,65 @@
+"""Topics as data: `driftline topics apply` creates them, every role takes their names from here."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
+
+
+@dataclass(frozen=True)
+class Topic:
+    name: str
+    holds: str
+    cleanup: Literal["delete", "compact"] = "delete"
+    retention_ms: int = 7 * DAY_MS
+    max_message_bytes: int = 1_048_588  # Kafka's own default
+
+    def config(self) -> dict[str, str]:
+        config = {"cleanup.policy": self.cleanup, "max.message.bytes": str(self.max_message_bytes)}
+        if self.cleanup == "delete":
+            config["retention.ms"] = str(self.retention_ms)
+        return config
+
+
+LARGE = 16 * 1024 * 1024  # a prompt of millions of tokens, or a partition's whole state, is one record
+
+
+class Topics:
+    """All topics of one installation, under one prefix. All have the same number of partitions: what is computed
+    from a partition of events goes to the partition of the same number."""
+
+    def __init__(self, prefix: str = "driftline") -> None:
+        self.prefix = prefix
+        self.events = f"{prefix}.events"
+        self.embeddings = f"{prefix}.embeddings"
+        self.windows = f"{prefix}.windows"
+        self.evidence = f"{prefix}.evidence"
+        self.alerts = f"{prefix}.alerts"
+        self.rollbacks = f"{prefix}.rollbacks"
+        self.breakers = f"{prefix}.breakers"
+        self.progress = f"{prefix}.progress"
+        self.dlq = f"{prefix}.dlq"
+
+    def state(self, role: str) -> str:
+        return f"{self.prefix}.state.{role}"
+
+    def all(self) -> list[Topic]:
+        return [
+            Topic(self.events, "traces, scores, releases and ticks (JSON, object or array)", max_message_bytes=LARGE),
+            Topic(self.embeddings, "embeddings of sampled traces (MessagePack)", retention_ms=DAY_MS, max_message_bytes=LARGE),
+            Topic(self.windows, "WindowStats (JSON)"),
+            Topic(self.evidence, "Evidence (JSON)"),
+            Topic(self.alerts, "Alert transitions (JSON)", retention_ms=30 * DAY_MS),
+            Topic(self.rollbacks, "RollbackSignal (JSON)", retention_ms=30 * DAY_MS),
+            Topic(self.breakers, "BreakerSignal (JSON)"),
+            Topic(self.progress, "Progress of each role (JSON)", retention_ms=HOUR_MS),
+            Topic(self.dlq, "DeadLetter (JSON)", retention_ms=30 * DAY_MS, max_message_bytes=2 * LARGE),
+            *(
+                Topic(self.state(role), f"state of the {role} role, a record per source partition", "compact", max_message_bytes=LARGE)
+                for role in STATEFUL_ROLES
+            ),
+        ]
+
+
+STATEFUL_ROLES = ("embed", "judge", "monitor", "drift")

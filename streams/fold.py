@@ -1,0 +1,46 @@
+"""What a role does with one partition of its source topic, apart from all I/O.
+
+A role is a fold over the log: `absorb` takes the next records and returns what to publish, `snapshot` is everything
+that the fold remembers. The runtime (`streams/runtime`) feeds it, publishes, writes the snapshot together with the
+offset it stands for, and builds it anew from the newest snapshot after every rebalance. What a fold returns and
+remembers depends on the records alone, never on how they were batched, on the wall clock or on another partition.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+
+class Record(Protocol):
+    """The part of a consumed Kafka record that folds may read."""
+
+    @property
+    def offset(self) -> int: ...
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
+
+
+class Output(NamedTuple):
+    """A record to publish, to the partition of `topic` with the source partition's number."""
+
+    topic: str
+    key: bytes | None
+    value: bytes
+
+
+class Fold(Protocol):
+    @property
+    def watermark(self) -> int | None:
+        """The newest tick absorbed (microseconds since the Unix epoch); None before the first."""
+
+    async def absorb(self, records: Sequence[Record]) -> list[Output]:
+        """Take the next records of the partition, in offset order. Raises only when the process must stop: bad input
+        is skipped and counted (the archive dead-letters it), passing failures are retried inside."""
+
+    def snapshot(self) -> bytes:
+        """All state, so that a fold built from it goes on exactly as this one would."""
+
+
+FoldFactory = Callable[[int, bytes | None], Fold]
+"""(partition, snapshot or None for a fresh start) -> fold"""

@@ -202,3 +202,4 @@ class DeadLetter(msgspec.Struct, tag="dead_letter", tag_field="type", kw_only=Tr
 
 
 Result: TypeAlias = WindowStats | Evidence | Alert | RollbackSignal | BreakerSignal
+RESULT_TYPES: tuple[type, ...] = (WindowStats, Evidence, Alert, RollbackSignal, BreakerSignal, Progress, DeadLetter)

@@ -1,0 +1,45 @@
+# Everything on a fresh machine: `make run` shows Driftline working, `make test` runs all tests.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+# The first Python that is new enough; set PYTHON to choose another.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+$(INSTALLED): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed: none found; set PYTHON=/path/to/python" >&2; exit 1; }
+	@echo "Setting up .venv with $(PYTHON): a few minutes the first time, seconds after that"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]' 2> >(grep -v "is ignored: it is neither" >&2)
+	@touch $@
+
+.PHONY: help setup run up test check format bench
+
+help: ## Show this help
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+setup: $(INSTALLED) ## Make .venv and install everything
+
+run: $(INSTALLED) ## Set up, run the demo: a support bot, four incidents, alerts and a rollback
+	@$(BIN)/driftline demo
+
+up: $(INSTALLED) ## Set up, start the local stack for your own events
+	@$(BIN)/driftline up
+
+test: $(INSTALLED) ## Set up, run all tests (KAFKA_HOME adds Apache Kafka, a Docker engine adds containers)
+	@$(BIN)/pytest
+
+check: $(INSTALLED) ## Format, lint, types, import direction: changes nothing
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(INSTALLED) ## Format and fix what can be fixed
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+bench: $(INSTALLED) ## Run the benchmarks; each prints JSON
+	@for b in benchmarks/*.py; do echo "== $$b"; $(BIN)/python -m benchmarks.$$(basename $$b .py) || exit 1; done

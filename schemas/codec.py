@@ -6,12 +6,14 @@ and what to do. Good neighbours in the same record are kept.
 
 import json
 import math
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
 from driftline.schemas.events import EARLIEST_TS, LATEST_TS, Event
+from driftline.schemas.results import EmbeddingEvent
 
 T = TypeVar("T")
 
@@ -21,9 +23,11 @@ _many: msgspec.json.Decoder[list[Event]] = msgspec.json.Decoder(list[Event])
 _raws: msgspec.json.Decoder[list[msgspec.Raw]] = msgspec.json.Decoder(list[msgspec.Raw])
 _json = msgspec.json.Encoder()
 _msgpack = msgspec.msgpack.Encoder()
+_embeddings: msgspec.msgpack.Decoder[list[EmbeddingEvent]] = msgspec.msgpack.Decoder(list[EmbeddingEvent])
 
 
-class Reject(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Reject:
     index: int  # within the record's array; -1: the whole record
     reason: str
     raw: bytes
@@ -143,3 +147,11 @@ def unpack(value: bytes, type_: type[T]) -> T:
         return msgspec.msgpack.decode(value, type=type_)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DecodeError(f"not a {type_.__name__}: {error}") from error
+
+
+def decode_embeddings(value: bytes | None) -> list[EmbeddingEvent]:
+    """One record of the embeddings topic. Raises DecodeError: only Driftline writes there."""
+    try:
+        return _embeddings.decode(value or b"")
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise DecodeError(f"not a list of embeddings and ticks: {error}") from error

@@ -1,9 +1,9 @@
 """Two families of failure, so that callers decide by type and not by text.
 
-    DriftlineError
-    ├── ConfigError       stop at start; the message names the key
-    ├── RetryableError    passes by itself: try again, the same input may work (the default for what is not known)
-    └── PermanentError    the same input fails for ever: dead-letter it, or stop
+DriftlineError
+├── ConfigError       stop at start; the message names the key
+├── RetryableError    passes by itself: try again, the same input may work (the default for what is not known)
+└── PermanentError    the same input fails for ever: dead-letter it, or stop
 """
 
 

@@ -9,6 +9,8 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from driftline.schemas.events import Tick
+
 Severity: TypeAlias = Literal["critical", "error", "warning", "info"]
 Guarantee: TypeAlias = Literal["stated", "approximate", "none"]
 
@@ -203,3 +205,4 @@ class DeadLetter(msgspec.Struct, tag="dead_letter", tag_field="type", kw_only=Tr
 
 Result: TypeAlias = WindowStats | Evidence | Alert | RollbackSignal | BreakerSignal
 RESULT_TYPES: tuple[type, ...] = (WindowStats, Evidence, Alert, RollbackSignal, BreakerSignal, Progress, DeadLetter)
+EmbeddingEvent: TypeAlias = Embedding | Tick

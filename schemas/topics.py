@@ -47,7 +47,12 @@ class Topics:
     def all(self) -> list[Topic]:
         return [
             Topic(self.events, "traces, scores, releases and ticks (JSON, object or array)", max_message_bytes=LARGE),
-            Topic(self.embeddings, "embeddings of sampled traces (MessagePack)", retention_ms=DAY_MS, max_message_bytes=LARGE),
+            Topic(
+                self.embeddings,
+                "embeddings of sampled traces (MessagePack)",
+                retention_ms=DAY_MS,
+                max_message_bytes=LARGE,
+            ),
             Topic(self.windows, "WindowStats (JSON)"),
             Topic(self.evidence, "Evidence (JSON)"),
             Topic(self.alerts, "Alert transitions (JSON)", retention_ms=30 * DAY_MS),
@@ -56,7 +61,12 @@ class Topics:
             Topic(self.progress, "Progress of each role (JSON)", retention_ms=HOUR_MS),
             Topic(self.dlq, "DeadLetter (JSON)", retention_ms=30 * DAY_MS, max_message_bytes=2 * LARGE),
             *(
-                Topic(self.state(role), f"state of the {role} role, a record per source partition", "compact", max_message_bytes=LARGE)
+                Topic(
+                    self.state(role),
+                    f"state of the {role} role, a record per source partition",
+                    "compact",
+                    max_message_bytes=LARGE,
+                )
                 for role in STATEFUL_ROLES
             ),
         ]

@@ -1,0 +1,81 @@
+"""Texts to unit vectors: a cache in front, a worker thread behind, so that the event loop stays live."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import blake2b
+from typing import Protocol
+
+from driftline.streams.embed.config import EmbedConfig
+from driftline.streams.embed.encoder import Encoder, TransformerEncoder
+
+# Where a text is cut before it is tokenized: three times what English needs, and a bound on the work.
+CHARS_PER_TOKEN = 16
+# Texts per call of the worker thread: seconds of work, so that a stop or another partition gets in.
+SLICE = 1024
+
+
+class Embedder(Protocol):
+    @property
+    def name(self) -> str:
+        """Of the space that the vectors live in: vectors of different names are not comparable."""
+
+    async def embed(self, texts: Sequence[str]) -> list[bytes | None]:
+        """The unit vector of each text, little-endian float16; None where there is no text. Equal texts give equal
+        bytes, whatever their company and however often they are asked for."""
+
+
+class CachedEmbedder:
+    """Embeds each distinct text once, as long as the cache remembers it. Serves all partitions of a process."""
+
+    def __init__(self, encoder: Encoder, config: EmbedConfig) -> None:
+        self.name = encoder.name
+        self._encoder = encoder
+        self._prefix = config.text_prefix
+        self._max_chars = config.max_tokens * CHARS_PER_TOKEN
+        self._max_entries = config.cache_entries
+        self._cache: OrderedDict[bytes, bytes] = OrderedDict()
+        # One thread: the encoder brings its own parallelism.
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="embedder")
+
+    async def embed(self, texts: Sequence[str]) -> list[bytes | None]:
+        keys: list[bytes | None] = []
+        known: dict[bytes, bytes] = {}
+        missing: dict[bytes, str] = {}
+        cache, max_chars = self._cache, self._max_chars
+        for text in texts:
+            if not text or text.isspace():
+                keys.append(None)
+                continue
+            cut = text[:max_chars]
+            key = blake2b(cut.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+            keys.append(key)
+            vector = cache.get(key)
+            if vector is None:
+                missing[key] = cut
+            else:
+                cache.move_to_end(key)
+                known[key] = vector
+        if missing:
+            known.update(await self._encode(missing))
+        return [None if key is None else known[key] for key in keys]
+
+    async def _encode(self, missing: dict[bytes, str]) -> dict[bytes, bytes]:
+        loop = asyncio.get_running_loop()
+        fresh: dict[bytes, bytes] = {}
+        keys = sorted(missing, key=lambda key: len(missing[key]))  # texts of one length share passes
+        for i in range(0, len(keys), SLICE):
+            part = keys[i : i + SLICE]
+            texts = [self._prefix + missing[key] for key in part]
+            vectors = await loop.run_in_executor(self._executor, self._encoder.encode, texts)
+            fresh.update((key, vector.tobytes()) for key, vector in zip(part, vectors, strict=True))
+        self._cache.update(fresh)
+        while len(self._cache) > self._max_entries:
+            self._cache.popitem(last=False)
+        return fresh
+
+
+def load_embedder(config: EmbedConfig) -> CachedEmbedder:
+    """Takes seconds: call it before the event loop has work. Raises ConfigError if there is no such model or device."""
+    return CachedEmbedder(TransformerEncoder(config), config)

@@ -1,0 +1,100 @@
+"""The fold of the embed role: events in, embeddings and the ticks between them out."""
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import msgspec
+
+from driftline.schemas import codec
+from driftline.schemas.events import Tick, Trace
+from driftline.schemas.results import Embedding, EmbeddingEvent
+from driftline.schemas.topics import Topics
+from driftline.streams.embed.config import EmbedConfig
+from driftline.streams.embed.embedder import Embedder, load_embedder
+from driftline.streams.embed.sampler import Sampler, SamplerState
+from driftline.streams.fold import Fold, FoldFactory, Output, Record
+
+ITEMS_PER_RECORD = 128  # a quarter of a megabyte of 384 dimensions; far below the topic's limit at 4,096 and long names
+
+_Taken: TypeAlias = Trace | Tick
+
+
+class _State(msgspec.Struct):
+    watermark: int | None
+    sampler: SamplerState
+
+
+class EmbedFold:
+    """Embeds prompt and response of the sampled traces. Ticks go on in their place, after all that came before them."""
+
+    def __init__(self, config: EmbedConfig, topic: str, embedder: Embedder, snapshot: bytes | None = None) -> None:
+        state = codec.unpack(snapshot, _State) if snapshot else _State(None, SamplerState())
+        self._topic = topic
+        self._embedder = embedder
+        self._excerpt_chars = config.excerpt_chars
+        self._sampler = Sampler(config.sample, state.sampler)
+        self._watermark = state.watermark
+
+    @property
+    def watermark(self) -> int | None:
+        return self._watermark
+
+    async def absorb(self, records: Sequence[Record]) -> list[Output]:
+        taken = [item for record in records for item in self._take(record.value)]
+        texts = [text for item in taken if isinstance(item, Trace) for text in (item.input_text, item.output_text)]
+        vectors = iter(await self._embedder.embed(texts))
+        items: list[EmbeddingEvent] = [
+            item if isinstance(item, Tick) else self._embedding(item, next(vectors), next(vectors)) for item in taken
+        ]
+        return [
+            Output(self._topic, None, codec.pack(items[i : i + ITEMS_PER_RECORD]))
+            for i in range(0, len(items), ITEMS_PER_RECORD)
+        ]
+
+    def snapshot(self) -> bytes:
+        return codec.pack(_State(self._watermark, self._sampler.state()))
+
+    def _take(self, value: bytes | None) -> list[_Taken]:
+        """What of a record goes on. What cannot be decoded is the archive's to report."""
+        taken: list[_Taken] = []
+        for event in codec.decode_events(value).events:
+            if isinstance(event, Trace):
+                if (_has_text(event.input_text) or _has_text(event.output_text)) and self._sampler.take(event):
+                    taken.append(event)
+            elif isinstance(event, Tick) and (self._watermark is None or event.ts > self._watermark):
+                self._watermark = event.ts
+                self._sampler.advance(event.ts)
+                taken.append(event)
+        return taken
+
+    def _embedding(self, trace: Trace, prompt: bytes | None, response: bytes | None) -> Embedding:
+        return Embedding(
+            app=trace.app,
+            ts=trace.ts,
+            trace_id=trace.trace_id,
+            span_id=trace.span_id,
+            conversation_id=trace.conversation_id,
+            user_id=trace.user_id,
+            environment=trace.environment,
+            release=trace.release,
+            canary_share=trace.canary_share,
+            model=trace.model,
+            embed_model=self._embedder.name,
+            prompt=prompt,
+            response=response,
+            excerpt=trace.input_text[: self._excerpt_chars],
+        )
+
+
+def embed_fold_factory(config: EmbedConfig, topics: Topics) -> FoldFactory:
+    """Loads the model, which takes seconds. Raises ConfigError if there is no such model or device."""
+    embedder = load_embedder(config)
+
+    def create(partition: int, snapshot: bytes | None) -> Fold:
+        return EmbedFold(config, topics.embeddings, embedder, snapshot)
+
+    return create
+
+
+def _has_text(text: str) -> bool:
+    return bool(text) and not text.isspace()

@@ -1,0 +1,170 @@
+"""What a call cost, from its token counts and the genai-prices table that is installed. No network, no floats in sums.
+
+A model's prices become integer rates once; after that a price is one sum of products, about 300 times as fast as
+`genai_prices.calc_price` and equal to it, rounded half to even to whole nano-dollars. Prices that depend on the
+size of the input (tiers), on the day or on the hour are followed.
+"""
+
+from bisect import bisect_left
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import NamedTuple
+
+import genai_prices
+from genai_prices.data_snapshot import DataSnapshot, get_snapshot
+from genai_prices.types import ModelInfo, ModelPrice, TieredPrices
+
+from driftline.schemas.events import MICROSECONDS, Trace
+
+NANO = 1_000_000_000
+MAX_REMEMBERED = 10_000  # names of models, and minutes of a model's changing price: a bound on what wild names cost
+MINUTE = 60 * MICROSECONDS  # prices change on a minute, if they change with time at all
+
+# OpenTelemetry's names of providers that genai-prices knows under another.
+PROVIDERS = {"x_ai": "x-ai", "gcp.gen_ai": "google", "azure.ai.inference": "azure"}
+
+
+class _Rates(NamedTuple):
+    """Integers; `scale` of them are one nano-dollar. What differs from the common rate is held as the difference."""
+
+    scale: int
+    request: int
+    input: int
+    output: int | None  # None: the model has no price for output tokens
+    cache_read: int
+    cache_write: int
+    reasoning: int
+
+
+class _Tariff(NamedTuple):
+    starts: list[int]  # input tokens above which the next rates hold, for every token of the call
+    rates: list[_Rates]
+
+
+class _Model(NamedTuple):
+    info: ModelInfo
+    always: _Tariff | None  # None: no price for tokens, or one that changes with time
+    by_minute: dict[int, _Tariff | None] | None
+
+
+class Pricer:
+    """Prices traces. A cost that the app reports wins; None where model or counts are unknown: never a guess."""
+
+    def __init__(self) -> None:
+        self.version = f"genai-prices/{genai_prices.__version__}"
+        self._models: dict[tuple[str, str, str], _Model | None] = {}
+        self._snapshot = _fresh_snapshot()
+
+    def cost_usd(self, trace: Trace) -> float | None:
+        if trace.cost_usd is not None:
+            return trace.cost_usd
+        nano = self.cost_nanousd(trace)
+        return None if nano is None else nano / NANO
+
+    def cost_nanousd(self, trace: Trace) -> int | None:
+        """Whole nano-dollars, rounded half to even, so that sums are exact."""
+        if trace.cost_usd is not None:
+            return round(trace.cost_usd * NANO)
+        if trace.input_tokens is None:
+            return None
+        key = (trace.provider, trace.response_model, trace.request_model)
+        try:
+            model = self._models[key]
+        except KeyError:
+            model = self._resolve(key)
+        if model is None:
+            return None
+        tariff = model.always if model.by_minute is None else self._tariff_at(model, model.by_minute, trace.ts)
+        return None if tariff is None else _cost(tariff, trace, trace.input_tokens)
+
+    def _resolve(self, key: tuple[str, str, str]) -> _Model | None:
+        if len(self._models) >= MAX_REMEMBERED:
+            self._models.clear()
+            self._snapshot = _fresh_snapshot()
+        provider, *names = key
+        self._models[key] = model = next(filter(None, (self._find(provider, name) for name in names)), None)
+        return model
+
+    def _find(self, provider: str, name: str) -> _Model | None:
+        try:
+            _, info = self._snapshot.find_provider_model(name, None, PROVIDERS.get(provider, provider) or None, None)
+        except LookupError:
+            return None
+        if isinstance(info.prices, ModelPrice):
+            return _Model(info, _tariff(info.prices), None)
+        return _Model(info, None, {})
+
+    def _tariff_at(self, model: _Model, by_minute: dict[int, _Tariff | None], ts: int) -> _Tariff | None:
+        minute = ts // MINUTE
+        if minute not in by_minute:
+            if len(by_minute) >= MAX_REMEMBERED:
+                by_minute.clear()
+            by_minute[minute] = _tariff(model.info.get_prices(datetime.fromtimestamp(minute * 60, UTC)))
+        return by_minute[minute]
+
+
+def _fresh_snapshot() -> DataSnapshot:
+    """The installed table with empty caches of its own: genai-prices remembers every name it was ever asked for."""
+    return DataSnapshot(providers=get_snapshot().providers, from_auto_update=False)
+
+
+def _cost(tariff: _Tariff, trace: Trace, inputs: int) -> int | None:
+    rates = tariff.rates[bisect_left(tariff.starts, inputs)] if tariff.starts else tariff.rates[0]
+    cost = rates.request + rates.input * inputs
+    cache_read, cache_write = trace.cache_read_input_tokens, trace.cache_write_input_tokens
+    if cache_read or cache_write:
+        read, write = cache_read or 0, cache_write or 0
+        if read + write > inputs:  # counts that contradict each other
+            return None
+        cost += rates.cache_read * read + rates.cache_write * write
+    outputs = trace.output_tokens
+    if rates.output is None:
+        if outputs:
+            return None
+    elif outputs is None:
+        return None
+    else:
+        cost += rates.output * outputs
+        if rates.reasoning and trace.reasoning_output_tokens:
+            if trace.reasoning_output_tokens > outputs:
+                return None
+            cost += rates.reasoning * trace.reasoning_output_tokens
+    whole, rest = divmod(cost, rates.scale)
+    return whole + (2 * rest + (whole & 1) > rates.scale)
+
+
+def _tariff(prices: ModelPrice) -> _Tariff | None:
+    if prices.input_mtok is None:  # priced by hour, page or character: token counts say nothing
+        return None
+    tiered = [price for price in vars(prices).values() if isinstance(price, TieredPrices)]
+    starts = sorted({tier.start for price in tiered for tier in price.tiers})
+    return _Tariff(starts, [_rates(prices, inputs) for inputs in (0, *(start + 1 for start in starts))])
+
+
+def _rates(prices: ModelPrice, inputs: int) -> _Rates:
+    """The rates of a call with so many input tokens."""
+
+    def price(key: str, per: int) -> Decimal | None:
+        """Nano-dollars for one."""
+        value = getattr(prices, key)
+        if isinstance(value, TieredPrices):
+            value = next((tier.price for tier in reversed(value.tiers) if inputs > tier.start), value.base)
+        return None if value is None else value * NANO / per
+
+    def beyond(price: Decimal | None, common: Decimal | None) -> Decimal:
+        return Decimal(0) if price is None or common is None else price - common
+
+    common, output = price("input_mtok", 10**6) or Decimal(0), price("output_mtok", 10**6)
+    amounts = [
+        price("requests_kcount", 10**3) or Decimal(0),
+        common,
+        output or Decimal(0),
+        beyond(price("cache_read_mtok", 10**6), common),
+        beyond(price("cache_write_mtok", 10**6), common),
+        beyond(price("output_reasoning_mtok", 10**6), output),
+    ]
+    scale = 10 ** max(0, *(-int(amount.normalize().as_tuple().exponent) for amount in amounts))
+    request, common_rate, output_rate, cache_read, cache_write, reasoning = (int(amount * scale) for amount in amounts)
+    return _Rates(
+        scale, request, common_rate, None if output is None else output_rate, cache_read, cache_write, reasoning
+    )

@@ -1,0 +1,194 @@
+import random
+from datetime import UTC, datetime
+from decimal import ROUND_HALF_EVEN, Decimal
+from typing import Any
+
+import pytest
+from genai_prices import Usage, calc_price
+from genai_prices.data_snapshot import DataSnapshot, get_snapshot
+from genai_prices.types import ClauseEquals, ConditionalPrice, ModelInfo, ModelPrice, Provider, Tier, TieredPrices
+
+from driftline.schemas.events import Trace
+from driftline.streams import pricing
+from driftline.streams.pricing import Pricer
+
+T0 = 1_790_000_000_000_000
+CACHED = {"cache_read_input_tokens": 500, "cache_write_input_tokens": 200}
+
+
+@pytest.fixture(scope="module")
+def pricer() -> Pricer:
+    return Pricer()
+
+
+def trace(**fields: Any) -> Trace:
+    values: dict[str, Any] = {
+        "app": "a",
+        "ts": T0,
+        "trace_id": "t",
+        "provider": "openai",
+        "request_model": "gpt-4o",
+        "input_tokens": 1000,
+        "output_tokens": 100,
+    }
+    return Trace(**{**values, **fields})
+
+
+def usage(source: Trace) -> Usage:
+    return Usage(
+        input_tokens=source.input_tokens,
+        output_tokens=source.output_tokens,
+        cache_read_tokens=source.cache_read_input_tokens,
+        cache_write_tokens=source.cache_write_input_tokens,
+        output_reasoning_tokens=source.reasoning_output_tokens,
+    )
+
+
+def nano(dollars: Decimal) -> int:
+    return int((dollars * 10**9).quantize(Decimal(1), rounding=ROUND_HALF_EVEN))
+
+
+@pytest.mark.parametrize(
+    ("provider", "model", "counts", "dollars"),
+    [
+        ("openai", "gpt-4o", {}, "0.0035"),
+        ("openai", "gpt-4o", {"cache_read_input_tokens": 600}, "0.00275"),
+        ("openai", "gpt-4o-mini-2024-07-18", {"input_tokens": 1, "output_tokens": 1}, "0.00000075"),
+        ("anthropic", "claude-3-5-sonnet-20241022", CACHED, "0.0033"),
+        ("google", "gemini-2.5-pro", {"input_tokens": 200_000}, "0.251"),
+        ("google", "gemini-2.5-pro", {"input_tokens": 200_001}, "0.5015025"),
+        ("openai", "text-embedding-3-small", {"output_tokens": None}, "0.00002"),
+    ],
+)
+def test_known_models(pricer: Pricer, provider: str, model: str, counts: dict[str, int | None], dollars: str) -> None:
+    source = trace(provider=provider, request_model=model, **counts)
+    when = datetime.fromtimestamp(source.ts / 1e6, UTC)
+    golden = calc_price(usage(source), model, provider_id=provider, genai_request_timestamp=when).total_price
+    assert golden == Decimal(dollars)
+    assert pricer.cost_nanousd(source) == nano(golden)
+    assert pricer.cost_usd(source) == float(golden)
+
+
+def test_every_model_of_the_table_costs_what_genai_prices_says(pricer: Pricer) -> None:
+    rng = random.Random(7)
+    priced = 0
+    for provider in get_snapshot().providers:
+        for model in provider.models:
+            inputs, outputs = rng.choice([0, 5, 3_000, 190_000, 300_000, 1_100_000]), rng.choice([0, 1, 777])
+            source = trace(
+                ts=T0 + rng.randrange(-(10**14), 10**13),
+                provider=provider.id,
+                request_model=model.id,
+                input_tokens=inputs,
+                output_tokens=outputs,
+                cache_read_input_tokens=rng.choice([None, 0, inputs // 3]),
+                cache_write_input_tokens=rng.choice([None, 0, inputs // 5]),
+                reasoning_output_tokens=rng.choice([None, outputs // 2]),
+            )
+            cost = pricer.cost_nanousd(source)
+            if cost is not None:
+                when = datetime.fromtimestamp(source.ts / 1e6, UTC)
+                golden = calc_price(usage(source), model.id, provider_id=provider.id, genai_request_timestamp=when)
+                assert cost == nano(golden.total_price), (provider.id, model.id, source)
+                priced += 1
+    assert priced > 1_000
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"request_model": "our-own-llm"},
+        {"provider": "vllm"},
+        {"request_model": ""},
+        {"input_tokens": None},
+        {"output_tokens": None},
+        {"cache_read_input_tokens": 600, "cache_write_input_tokens": 600},
+        {"request_model": "whisper-1"},
+        {"request_model": "text-embedding-3-small"},  # has output tokens, and no price for them
+    ],
+)
+def test_what_is_not_known_has_no_price(pricer: Pricer, fields: dict[str, Any]) -> None:
+    assert pricer.cost_nanousd(trace(**fields)) is None
+    assert pricer.cost_usd(trace(**fields)) is None
+
+
+def test_what_the_app_reports_wins(pricer: Pricer) -> None:
+    assert pricer.cost_usd(trace(cost_usd=0.1)) == 0.1
+    assert pricer.cost_nanousd(trace(cost_usd=0.1)) == 100_000_000
+    assert pricer.cost_nanousd(trace(cost_usd=0.0)) == 0
+    assert pricer.cost_nanousd(trace(cost_usd=1e6, input_tokens=None)) == 10**15
+    assert pricer.cost_nanousd(trace(request_model="our-own-llm", cost_usd=2.5e-9)) == 2
+
+
+def test_the_model_that_answered_is_priced_and_the_one_asked_for_only_if_that_is_unknown(pricer: Pricer) -> None:
+    mini = pricer.cost_nanousd(trace(request_model="gpt-4o-mini"))
+    assert mini != pricer.cost_nanousd(trace(request_model="gpt-4o"))
+    assert pricer.cost_nanousd(trace(request_model="gpt-4o", response_model="gpt-4o-mini-2024-07-18")) == mini
+    assert pricer.cost_nanousd(trace(request_model="gpt-4o-mini", response_model="deployment-7")) == mini
+
+
+@pytest.mark.parametrize(
+    "provider", ["x_ai", "gcp.vertex_ai", "gcp.gemini", "gcp.gen_ai", "aws.bedrock", "azure.ai.openai", "mistral_ai"]
+)
+def test_names_of_providers_from_opentelemetry_are_known(provider: str) -> None:
+    models = {
+        "x_ai": "grok-4",
+        "aws.bedrock": "anthropic.claude-3-5-sonnet-20241022-v2:0",
+        "azure.ai.openai": "gpt-4o",
+        "mistral_ai": "mistral-large-latest",
+    }
+    source = trace(provider=provider, request_model=models.get(provider, "gemini-2.5-flash"))
+    assert Pricer().cost_nanousd(source)
+
+
+def test_without_a_provider_the_model_names_it(pricer: Pricer) -> None:
+    assert pricer.cost_nanousd(trace(provider="")) == pricer.cost_nanousd(trace())
+
+
+def table(prices: ModelPrice | list[ConditionalPrice]) -> DataSnapshot:
+    model = ModelInfo(id="m", match=ClauseEquals(equals="m"), prices=prices)
+    provider = Provider(id="p", name="p", api_pattern="", pricing_urls=[], models=[model])
+    return DataSnapshot(providers=[provider], from_auto_update=False)
+
+
+def priced(monkeypatch: pytest.MonkeyPatch, prices: ModelPrice, **fields: Any) -> int | None:
+    monkeypatch.setattr(pricing, "get_snapshot", lambda: table(prices))
+    return Pricer().cost_nanousd(trace(provider="p", request_model="m", **fields))
+
+
+@pytest.mark.parametrize(("tokens", "nanos"), [(1, 0), (2, 1), (3, 2), (5, 2), (7, 4), (9, 4)])
+def test_rounds_half_to_even(monkeypatch: pytest.MonkeyPatch, tokens: int, nanos: int) -> None:
+    half = ModelPrice(input_mtok=Decimal("0.0005"), output_mtok=Decimal(0))
+    assert priced(monkeypatch, half, input_tokens=tokens) == nanos
+
+
+def test_a_free_model_costs_nothing_which_is_not_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert priced(monkeypatch, ModelPrice(input_mtok=Decimal(0), output_mtok=Decimal(0))) == 0
+    assert priced(monkeypatch, ModelPrice()) is None
+
+
+def test_prices_per_request_reasoning_and_several_tiers(monkeypatch: pytest.MonkeyPatch) -> None:
+    prices = ModelPrice(
+        input_mtok=TieredPrices(base=Decimal(1), tiers=[Tier(100, Decimal(2)), Tier(200, Decimal(4))]),
+        output_mtok=TieredPrices(base=Decimal(10), tiers=[Tier(150, Decimal(20))]),
+        output_reasoning_mtok=Decimal("0.5"),
+        requests_kcount=Decimal(5),
+    )
+    for inputs in (0, 100, 101, 150, 151, 200, 201):
+        source = trace(input_tokens=inputs, output_tokens=10, reasoning_output_tokens=4)
+        golden = prices.calc_price(usage(source))["total_price"]
+        found = priced(monkeypatch, prices, input_tokens=inputs, output_tokens=10, reasoning_output_tokens=4)
+        assert found == nano(golden), inputs
+
+
+def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pricing, "MAX_REMEMBERED", 5)
+    pricer = Pricer()
+    for n in range(12):
+        assert pricer.cost_nanousd(trace(request_model=f"unknown-{n}")) is None
+        assert pricer.cost_nanousd(trace()) == 3_500_000
+    assert len(pricer._models) <= 5
+
+
+def test_the_version_names_the_table(pricer: Pricer) -> None:
+    assert pricer.version.startswith("genai-prices/0.")

@@ -1,0 +1,1 @@
+"""What goes out to people and machines: PagerDuty, Slack, webhooks and the log."""

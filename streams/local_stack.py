@@ -1,0 +1,90 @@
+"""What `driftline up` and `driftline demo` run: embedded Kafka, embedded ClickHouse, and the roles, on this machine."""
+
+import asyncio
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from driftline.schemas.topics import Topics
+from driftline.sinks.clickhouse.config import ClickHouseConfig
+from driftline.sinks.clickhouse.embedded import EmbeddedServer
+from driftline.sinks.clickhouse.migrate import migrate
+from driftline.streams.embedded_kafka import EmbeddedKafka
+from driftline.streams.runtime.admin import apply_topics
+from driftline.streams.runtime.config import KafkaConfig
+from driftline.streams.settings import PREFIX, Settings
+from driftline.streams.supervisor import RoleSpec, ServiceSpec, Stack
+
+
+class LocalStack:
+    """A `stack` to run, and where its Kafka and ClickHouse are; the latter once it has started."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        roles: Sequence[str],
+        *,
+        brokers: str | None = None,
+        config_file: Path | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        """`brokers`: a Kafka that runs already, in place of the embedded one. `env`: settings of the roles over those
+        of the file, as DRIFTLINE_<SECTION>__<KEY>."""
+        folder = settings.stack.state_dir
+        self._settings = settings
+        self._config_file = config_file
+        self._env = dict(env or {})
+        self._broker = None if brokers else EmbeddedKafka(settings.stack.kafka_port or _free_port())
+        self._server = EmbeddedServer(folder / "clickhouse", settings.stack.clickhouse_port)
+        self.kafka: KafkaConfig = (
+            settings.kafka.for_embedded().model_copy(update={"brokers": self._broker.brokers})
+            if self._broker
+            else settings.kafka.model_copy(update={"brokers": brokers})
+        )
+        self.topics: Topics = settings.topics
+        self.stack = Stack(
+            folder,
+            [
+                *([ServiceSpec("The embedded Kafka", self._broker, durable=False)] if self._broker else []),
+                ServiceSpec("The embedded ClickHouse", self._server, durable=True),
+            ],
+            self._prepare,
+            lambda: [self._role(name) for name in roles],
+        )
+
+    @property
+    def clickhouse(self) -> ClickHouseConfig:
+        return self._settings.clickhouse.model_copy(update={"dsn": SecretStr(self._server.dsn)})
+
+    @property
+    def service_pids(self) -> tuple[int | None, int | None]:
+        """Of Kafka and of ClickHouse; None of one that does not run."""
+        return self._broker.pid if self._broker else None, self._server.pid
+
+    async def _prepare(self) -> None:
+        await apply_topics(self.kafka, self.topics)
+        await asyncio.to_thread(migrate, self.clickhouse)
+
+    def _role(self, name: str) -> RoleSpec:
+        config = () if self._config_file is None else ("--config", str(self._config_file))
+        return RoleSpec(
+            name,
+            (sys.executable, "-m", "driftline.streams.cli", *config, "worker", "--role", name),
+            {**_changes(self._settings.kafka, self.kafka), f"{PREFIX}CLICKHOUSE__DSN": self._server.dsn, **self._env},
+        )
+
+
+def _changes(before: KafkaConfig, after: KafkaConfig) -> dict[str, str]:
+    """What differs, as environment variables."""
+    old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
+    return {f"{PREFIX}KAFKA__{key.upper()}": str(value) for key, value in new.items() if value != old[key]}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,351 @@
+"""Runs the parts of the local stack as child processes: services first, then roles; roles are kept running, and
+whatever happens, nothing stays behind.
+
+Every role is a session of its own, so that Ctrl-C in the terminal reaches the supervisor alone, which then stops the
+roles before the services they need. On Linux the kernel ends a role with its supervisor, even with one that is killed.
+"""
+
+import asyncio
+import fcntl
+import logging
+import os
+import shutil
+import signal
+import sys
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Protocol
+
+from driftline.schemas.clock import Clock, SystemClock
+from driftline.schemas.errors import ConfigError, DriftlineError
+from driftline.streams.ready import READY_FILE
+
+logger = logging.getLogger(__name__)
+
+EXIT_CONFIG = 78  # EX_CONFIG of sysexits.h: a role that ends with it would end the same way again
+TAIL_LINES = 20  # of a failed part's log: a traceback's end, still on one screen
+LOG_BYTES = 10_000_000  # a log that is larger when its role first starts is moved aside
+POLL_S = 0.05  # between looks for a role's ready file
+WATCH_S = 0.5  # between looks at the services: people notice a dead one later than that
+
+# Runs in the role's process before its program: asks Linux for SIGKILL at the end of the supervisor's main thread.
+# Not a preexec_fn, which is unsafe in a process that has threads.
+_LAUNCH = """
+import ctypes, os, signal, sys
+if sys.platform.startswith("linux"):
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+if os.getppid() == int(sys.argv[1]):
+    os.execvp(sys.argv[2], sys.argv[2:])
+"""
+
+
+class StackFailed(DriftlineError):
+    """A part of the stack cannot be kept running; the message ends with what it said last."""
+
+
+class Service(Protocol):
+    """What roles need before they start. Its methods block, and are called from one thread."""
+
+    @property
+    def pid(self) -> int | None: ...
+    @property
+    def running(self) -> bool: ...
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class ServiceSpec:
+    name: str
+    service: Service
+    durable: bool  # keeps its data when it ends: it is started again, where for another the whole stack must stop
+
+
+@dataclass(frozen=True)
+class RoleSpec:
+    """A program that calls `driftline.streams.ready.mark_ready` when it is at work, and ends at SIGTERM."""
+
+    name: str
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict)  # beside the supervisor's own
+
+
+@dataclass(frozen=True)
+class Limits:
+    ready_s: float = 120.0  # the embedder loads torch and a model, on a laptop's two busy cores
+    stop_s: float = 3.0  # a role writes its state and leaves its groups in about one
+    service_stop_s: float = 1.0  # the broker has nothing to save, and ClickHouse has saved what it acknowledged
+    first_wait_s: float = 0.5  # before a restart; doubles with each crash
+    max_wait_s: float = 10.0
+    crashes: int = 5  # in a row: what a passing failure of a neighbour causes is over by then
+    healthy_s: float = 60.0  # a role that was up this long has not crashed in a row
+
+
+@dataclass
+class _Role:
+    spec: RoleSpec
+    log: Path
+    ready_file: Path
+    process: asyncio.subprocess.Process | None = None
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+    restarts: int = 0
+
+    @property
+    def pid(self) -> int | None:
+        """None when it is not running."""
+        return None if self.process is None or self.process.returncode is not None else self.process.pid
+
+    def signal(self, number: signal.Signals) -> None:
+        """To the whole session, children of the role included, even when the role itself is gone."""
+        if self.process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, number)
+
+
+class Stack:
+    """Services, then `prepare`, then roles; to be started once. `folder` holds logs and a lock: one stack per folder.
+
+    `roles` and `prepare` are called when the services run, since only then are all ports known."""
+
+    def __init__(
+        self,
+        folder: Path,
+        services: Sequence[ServiceSpec],
+        prepare: Callable[[], Awaitable[None]],
+        roles: Callable[[], Sequence[RoleSpec]],
+        *,
+        limits: Limits | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._folder = folder
+        self._services = services
+        self._prepare = prepare
+        self._specs = roles
+        self._limits = limits or Limits()
+        self._clock = clock or SystemClock()
+        self._roles: dict[str, _Role] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._started: list[ServiceSpec] = []
+        self._lock: IO[str] | None = None
+        # One thread as long as the stack lives: Linux ends a child with the thread that started it.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="services")
+
+    @property
+    def roles(self) -> dict[str, int | None]:
+        """The process id of each role; None of one that is not running now."""
+        return {name: role.pid for name, role in self._roles.items()}
+
+    @property
+    def restarts(self) -> dict[str, int]:
+        return {name: role.restarts for name, role in self._roles.items()}
+
+    def log(self, role: str) -> Path:
+        return self._folder / "logs" / f"{role}.log"
+
+    async def start(self) -> None:
+        """Returns when every role is ready. On any failure everything is stopped again.
+
+        Raises ConfigError for a folder in use or a program that is not there, StackFailed for a role that does not
+        get ready, and whatever the services and `prepare` raise."""
+        try:
+            self._take_folder()
+            for spec in self._services:
+                self._started.append(spec)
+                await self._in_thread(spec.service.start)
+            await self._prepare()
+            for role_spec in self._specs():
+                self._roles[role_spec.name] = self._open(role_spec)
+            self._tasks = [asyncio.create_task(self._keep(role)) for role in self._roles.values()]
+            self._tasks.append(asyncio.create_task(self._watch_services()))
+            await self.during(self._all_ready())
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def during(self, work: Awaitable[object]) -> None:
+        """Until the work is done. Raises StackFailed when a part cannot be kept running."""
+        working = asyncio.ensure_future(work)
+        try:
+            done, _ = await asyncio.wait({working, *self._tasks}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
+
+    async def stop(self) -> None:
+        """Roles, then the services in reverse. Safe without a start, and when called twice."""
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        roles, self._roles = list(self._roles.values()), {}
+        await self._stop_roles(roles)
+        while self._started:
+            await self._stop_service(self._started.pop().service)
+        self._thread.shutdown()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def _take_folder(self) -> None:
+        try:
+            (self._folder / "logs").mkdir(parents=True, exist_ok=True)
+            lock = (self._folder / "lock").open("a+", encoding="ascii")
+        except OSError as error:
+            raise ConfigError(f"{self._folder} cannot hold the stack's state: {error.strerror}") from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            holder = lock.read().strip() or "unknown"
+            lock.close()
+            raise ConfigError(
+                f"{self._folder} is in use by another stack (pid {holder}): stop it, or choose another state_dir"
+            ) from None
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        self._lock = lock
+
+    def _open(self, spec: RoleSpec) -> _Role:
+        if shutil.which(spec.argv[0]) is None:
+            raise ConfigError(f"Role {spec.name} cannot start: there is no program {spec.argv[0]}")
+        log = self.log(spec.name)
+        if log.exists() and log.stat().st_size > LOG_BYTES:
+            log.replace(log.with_suffix(".log.1"))
+        return _Role(spec, log, self._folder / f"{spec.name}.ready")
+
+    async def _all_ready(self) -> None:
+        try:
+            async with asyncio.timeout(self._limits.ready_s):
+                for role in self._roles.values():
+                    await role.ready.wait()
+        except TimeoutError:
+            late = next(role for role in self._roles.values() if not role.ready.is_set())
+            raise StackFailed(
+                f"Role {late.spec.name} was not ready within {self._limits.ready_s:g} s.{_last_words(late)}"
+            ) from None
+
+    async def _keep(self, role: _Role) -> None:
+        """Run the role, again and again. Raises StackFailed when that does not help."""
+        crashes = 0
+        while True:
+            started = self._clock.monotonic()
+            code = await self._run_once(role)
+            role.signal(signal.SIGKILL)  # what it left behind
+            if code == EXIT_CONFIG:
+                raise StackFailed(f"Role {role.spec.name} refuses its settings.{_last_words(role)}")
+            crashes = 1 if self._clock.monotonic() - started >= self._limits.healthy_s else crashes + 1
+            if crashes > self._limits.crashes:
+                raise StackFailed(f"Role {role.spec.name} {_how(code)}, {crashes} times in a row.{_last_words(role)}")
+            wait = min(self._limits.max_wait_s, self._limits.first_wait_s * 2 ** (crashes - 1))
+            logger.warning("Role %s %s; it starts again in %.1f s. See %s", role.spec.name, _how(code), wait, role.log)
+            await asyncio.sleep(wait)
+            role.restarts += 1
+
+    async def _run_once(self, role: _Role) -> int:
+        role.ready_file.unlink(missing_ok=True)
+        with role.log.open("ab") as log:
+            role.process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-I", "-S", "-c", _LAUNCH, str(os.getpid()), *role.spec.argv),
+                env={**os.environ, **role.spec.env, READY_FILE: str(role.ready_file.absolute())},
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        watching = asyncio.create_task(_when_ready(role))
+        try:
+            return await role.process.wait()
+        finally:
+            watching.cancel()
+            role.ready.clear()
+
+    async def _watch_services(self) -> None:
+        while True:
+            await asyncio.sleep(WATCH_S)
+            for spec in self._services:
+                if spec.service.running:
+                    continue
+                if not spec.durable:
+                    raise StackFailed(f"{spec.name} has ended, and what it held in memory is gone: start again.")
+                logger.warning("%s has ended; it starts again.", spec.name)
+                await self._in_thread(spec.service.start)
+
+    async def _stop_roles(self, roles: Sequence[_Role]) -> None:
+        for role in roles:
+            role.signal(signal.SIGTERM)
+        waits = [asyncio.create_task(role.process.wait()) for role in roles if role.process is not None]
+        if waits:
+            await asyncio.wait(waits, timeout=self._limits.stop_s)
+        for role in roles:
+            if role.pid is not None:
+                logger.warning("Role %s did not stop within %g s and is killed.", role.spec.name, self._limits.stop_s)
+            role.signal(signal.SIGKILL)
+            role.ready_file.unlink(missing_ok=True)
+        await asyncio.gather(*waits)
+
+    async def _stop_service(self, service: Service) -> None:
+        pid = service.pid
+        stopping = asyncio.ensure_future(self._in_thread(service.stop))
+        done, _ = await asyncio.wait({stopping}, timeout=self._limits.service_stop_s)
+        if not done and pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        await stopping
+
+    async def _in_thread(self, call: Callable[[], None]) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._thread, call)
+
+
+async def run(stack: Stack, work: Callable[[], Awaitable[None]]) -> None:
+    """Start the stack, do the work, stop the stack. Ends early at SIGTERM or Ctrl-C, also while it starts, and with
+    StackFailed when a part cannot be kept running. When it returns or raises, everything is gone."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    for number in numbers:
+        loop.add_signal_handler(number, stop.set)
+
+    async def main() -> None:
+        await stack.start()
+        await stack.during(work())
+
+    task = asyncio.create_task(main())
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopping.cancel()
+        task.cancel()
+        outcome = (await asyncio.gather(task, return_exceptions=True))[0]
+        await stack.stop()
+        for number in numbers:
+            loop.remove_signal_handler(number)
+    if isinstance(outcome, BaseException) and not isinstance(outcome, asyncio.CancelledError):
+        raise outcome
+
+
+async def _when_ready(role: _Role) -> None:
+    while not role.ready_file.exists():  # noqa: ASYNC110 (a file has no event)
+        await asyncio.sleep(POLL_S)
+    role.ready.set()
+    logger.debug("Role %s is ready.", role.spec.name)
+
+
+def _how(code: int) -> str:
+    if code < 0:
+        return f"was ended by {signal.Signals(-code).name}"
+    return f"ended with exit code {code}"
+
+
+def _last_words(role: _Role) -> str:
+    """The end of its log, a line each, under its name."""
+    with role.log.open("rb") as log:
+        lines = deque((line.decode(errors="replace").rstrip() for line in log), maxlen=TAIL_LINES)
+    return "".join(f"\n{role.spec.name} | {line}" for line in lines) or " It said nothing."

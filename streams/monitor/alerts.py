@@ -1,0 +1,184 @@
+"""What an alert says: what moved, by how much, since when, how often it is expected to be false, and what to do."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from driftline.detectors.base import Measurement
+from driftline.detectors.config import BudgetConfig
+from driftline.schemas.ids import stable_id
+from driftline.schemas.results import Alert, Severity
+from driftline.streams.monitor.watch import Stream
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Rule:
+    severity: Severity
+    subject: str  # with {component}
+    show: Callable[[float], str]
+    action: str
+
+
+def _percent(value: float) -> str:
+    return f"{value:.1%}" if value >= 0.001 else f"{value:.2%}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}"
+
+
+def _relative(value: float) -> str:
+    return f"{value:+.0%}" if abs(value) < 10 else f"x{1 + value:.0f}"
+
+
+RULES: dict[str, Rule] = {
+    "error_rate": Rule(
+        "critical",
+        "error rate",
+        _percent,
+        "Look at errors by type in driftline.windows; check the provider's status page; if one model fails, send its "
+        "traffic to the fallback.",
+    ),
+    "latency_p99": Rule(
+        "error",
+        "share of slow answers (over twice the reference p99)",
+        _percent,
+        "Compare latency by model in driftline.windows; check the provider's status, prompt lengths and retries.",
+    ),
+    "ttft_p99": Rule(
+        "error",
+        "share of late first tokens (over twice the reference p99)",
+        _percent,
+        "Check the provider's status and queueing; streaming may be blocked by a proxy.",
+    ),
+    "cost_p99": Rule(
+        "warning",
+        "share of expensive requests (over twice the reference p99)",
+        _percent,
+        "See who spends: the contributors below, or driftline.traces by user_id; cap prompt length or rate for them.",
+    ),
+    "quality": Rule(
+        "error",
+        "mean {component} score",
+        _number,
+        "Read the lowest-scored answers since then in driftline.traces joined with driftline.scores; if a release or "
+        "prompt changed, roll it back.",
+    ),
+    "embedding_drift": Rule(
+        "warning",
+        "distribution of {component}s",
+        _number,
+        "Read the texts below that carry the drift: new topics or languages may need a prompt, a model or evaluations.",
+    ),
+}
+
+
+def false_alarms(budget: BudgetConfig) -> str:
+    return f"at most {budget.false_alarms:g} false alarm in {budget.per_days:g} days over the whole installation"
+
+
+def firing(
+    *,
+    rule: str,
+    stream: Stream,
+    episode: int,
+    at: int,
+    since: int,
+    revision: int,
+    measurement: Measurement,
+    budget: BudgetConfig,
+    contributors: Sequence[str],
+    evidence_id: str,
+) -> Alert:
+    alert_id = stable_id("alert", rule, *stream, episode)
+    return Alert(
+        id=alert_id,
+        dedup_key=alert_id,
+        app=stream.app,
+        release=stream.release,
+        rule=rule,
+        component=stream.component,
+        state="firing",
+        severity=RULES[rule].severity,
+        episode=episode,
+        ts=at,
+        since=since,
+        fired_at=at,
+        resolved_at=None,
+        revision=revision,
+        summary=_summary(rule, stream, measurement, since),
+        description=_description(rule, measurement, contributors),
+        action=RULES[rule].action,
+        value=measurement.value,
+        baseline=measurement.baseline,
+        effect=measurement.effect,
+        effect_low=measurement.effect_low,
+        effect_high=measurement.effect_high,
+        n_events=measurement.n_events,
+        false_alarms=false_alarms(budget)
+        if measurement.guarantee == "stated"
+        else f"not guaranteed ({measurement.guarantee})",
+        contributors=list(contributors),
+        labels={"app": stream.app, "release": stream.release, "rule": rule, "component": stream.component},
+        evidence_id=evidence_id,
+    )
+
+
+def resolved(alert: Alert, at: int, revision: int, reason: str) -> Alert:
+    """The end of the episode that `alert` began."""
+    minutes = (at - alert.fired_at) / 60_000_000
+    return Alert(
+        **{
+            **{name: getattr(alert, name) for name in alert.__struct_fields__},
+            "state": "resolved",
+            "ts": at,
+            "resolved_at": at,
+            "revision": revision,
+            "description": f"Resolved after {minutes:.0f} min: {reason}. It was: {alert.summary}",
+        }
+    )
+
+
+def clock_time(micros: int) -> str:
+    return (_EPOCH + timedelta(microseconds=micros)).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def _where(stream: Stream) -> str:
+    return f"{stream.app} {stream.release}".strip()
+
+
+def _summary(rule: str, stream: Stream, m: Measurement, since: int) -> str:
+    show = RULES[rule].show
+    subject = RULES[rule].subject.format(component=stream.component or "overall")
+    if rule == "embedding_drift":
+        moved = "moved away from the reference"
+    elif m.value is not None and m.baseline is not None:
+        moved = f"{show(m.value)}, was {show(m.baseline)}"
+    elif m.value is not None:
+        moved = show(m.value)
+    else:
+        moved = "changed"
+    return f"{_where(stream)}: {subject} {moved}, since {clock_time(since)}"
+
+
+def _description(rule: str, m: Measurement, contributors: Sequence[str]) -> str:
+    parts = []
+    if m.effect is not None and rule != "embedding_drift":
+        interval = ""
+        if m.effect_low is not None and m.effect_high is not None:
+            interval = f" (95 % interval {_relative(m.effect_low)} to {_relative(m.effect_high)})"
+        parts.append(f"Change against the reference: {_relative(m.effect)}{interval}.")
+    if m.log_e is not None:
+        parts.append(
+            f"Evidence: log e = {m.log_e:.1f}, threshold {m.threshold:.1f}, "
+            f"from {m.n_units} units ({m.n_events} events)."
+        )
+    elif m.log_p is not None:
+        parts.append(f"Evidence: log p = {m.log_p:.1f}, threshold {m.threshold:.1f}, from {m.n_events} events.")
+    if contributors:
+        parts.append("Carried by: " + "; ".join(contributors) + ".")
+    if m.note:
+        parts.append(m.note)
+    return " ".join(parts)

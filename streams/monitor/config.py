@@ -1,0 +1,23 @@
+from pydantic import Field
+
+from driftline.schemas.config import Config
+
+
+class WindowConfig(Config):
+    size_s: int = Field(60, ge=1)  # a minute: the resolution of most dashboards, and enough requests for a p99
+    grace_s: int = Field(5, ge=0)  # how far behind the tick a window closes: producers batch for up to a second
+    lateness_s: int = Field(600, ge=0)  # how long a closed window still takes corrections: judges answer in minutes
+    ahead_s: int = Field(3600, ge=1)  # an event further ahead of the tick than this is a wrong clock, and left out
+
+
+class DedupConfig(Config):
+    horizon_s: int = Field(300, ge=1)  # longer than any producer retries (aiokafka gives up after 40 s, ours after 120)
+    max_keys: int = Field(1_000_000, ge=1)  # per partition; about 100 MB of memory
+
+
+class MonitorConfig(Config):
+    windows: WindowConfig = WindowConfig()
+    dedup: DedupConfig = DedupConfig()
+    evidence_s: int = Field(60, ge=1)  # each live stream's evidence is published this often, and at every change
+    quality_score: str = ""  # the score that decides on canaries; empty: the first one that arrives during the canary
+    top_contributors: int = Field(5, ge=0)

@@ -1,0 +1,177 @@
+import random
+from collections.abc import Sequence
+from itertools import pairwise
+
+import pytest
+
+from driftline.detectors.config import DetectorsConfig
+from driftline.schemas.codec import encode_events
+from driftline.schemas.events import MICROSECONDS, Event, Release, Score, Tick, Trace
+from driftline.schemas.results import Alert, BreakerSignal, Evidence, Result, WindowStats
+from driftline.schemas.topics import Topics
+from driftline.streams.monitor.config import MonitorConfig
+from driftline.streams.monitor.fold import MonitorFold
+from driftline.streams.pricing import Pricer
+from tests.streams.monitor.log import START, FakeRecord, Log, results_of, run_log, traffic
+
+OUTAGE = (1_200, 1_500)
+STOP = 2_400
+
+
+def new_fold(topics: Topics, snapshot: bytes | None = None) -> MonitorFold:
+    return MonitorFold(MonitorConfig(), DetectorsConfig(), topics, Pricer(), snapshot)
+
+
+def failing(trace: Trace, rng: random.Random) -> None:
+    at = (trace.ts - START) / MICROSECONDS
+    if OUTAGE[0] <= at < OUTAGE[1] and rng.random() < 0.4:
+        trace.status, trace.error_type = "error", "503"
+
+
+def outage_log() -> Log:
+    events: list[Event] = []
+    for trace in traffic(1, 0, STOP, 2, failing):
+        events.append(trace)
+        if trace.status == "ok":
+            value = 0.7 + 0.1 * ((trace.ts // 7) % 100) / 100
+            events.append(
+                Score(
+                    app="bot",
+                    ts=trace.ts,
+                    id=f"s{trace.trace_id}",
+                    trace_id=trace.trace_id,
+                    name="relevance",
+                    value=value,
+                    release="v1",
+                    conversation_id=trace.conversation_id,
+                )
+            )
+    log = Log()
+    log.extend(events, START + STOP * MICROSECONDS)
+    return log
+
+
+@pytest.fixture(scope="module")
+def log() -> Log:
+    return outage_log()
+
+
+async def test_an_outage_is_found_explained_and_resolved(log: Log, topics: Topics) -> None:
+    results = await run_log(new_fold(topics), log.records)
+    alerts = [r for r in results if isinstance(r, Alert)]
+    firing = {a.rule: a for a in alerts if a.state == "firing"}
+    resolved = {a.rule: a for a in alerts if a.state == "resolved"}
+    assert firing.keys() == resolved.keys() == {"error_rate"}
+    alert = firing["error_rate"]
+    begin = START + OUTAGE[0] * MICROSECONDS
+    assert begin < alert.fired_at < begin + 60 * MICROSECONDS
+    assert begin - 30 * MICROSECONDS <= alert.since <= alert.fired_at
+    assert alert.id == resolved["error_rate"].id == alert.dedup_key
+    assert "bot v1: error rate" in alert.summary
+    assert alert.contributors == ["openai gpt-4o-mini: 503 (100%)"]
+    assert "1 false alarm in 30 days" in alert.false_alarms
+    ended = resolved["error_rate"].resolved_at
+    assert ended is not None
+    assert ended > START + OUTAGE[1] * MICROSECONDS
+    states = [r.state for r in results if isinstance(r, BreakerSignal)]
+    assert states[0] == "open"
+    assert states[-1] == "closed"
+
+
+async def test_windows_and_evidence_come_every_minute(log: Log, topics: Topics) -> None:
+    results = await run_log(new_fold(topics), log.records)
+    final = {r.start: r for r in results if isinstance(r, WindowStats)}
+    traces = {e.trace_id for e in _events(log) if isinstance(e, Trace) and e.ts < START + (STOP - 60) * MICROSECONDS}
+    assert sum(w.requests for w in final.values()) == len(traces)
+    assert all(w.cost_usd and w.unpriced == 0 for w in final.values())
+    evidence = [r for r in results if isinstance(r, Evidence)]
+    assert {e.detector for e in evidence} == {"error_rate", "latency_p99", "cost_p99", "quality"}
+    assert len({e.id for e in evidence}) == len(evidence)
+    waiting = [e for e in evidence if e.state == "insufficient_reference"]
+    assert waiting
+    assert all(e.note for e in waiting)
+
+
+def _events(log: Log) -> list[Event]:
+    from driftline.schemas.codec import decode_events
+
+    return [event for record in log.records for event in decode_events(record.value).events]
+
+
+async def _in_pieces(records: Sequence[FakeRecord], cuts: Sequence[int], topics: Topics) -> list[Result]:
+    fold = new_fold(topics)
+    results: list[Result] = []
+    for start, stop in pairwise([0, *sorted(cuts), len(records)]):
+        results += results_of(await fold.absorb(records[start:stop]))
+        fold = new_fold(topics, fold.snapshot())
+    return results
+
+
+async def test_batches_and_restarts_change_nothing(log: Log, topics: Topics) -> None:
+    whole = await run_log(new_fold(topics), log.records, size=len(log.records))
+    rng = random.Random(5)
+    cuts = rng.sample(range(len(log.records)), 12)
+    assert await _in_pieces(log.records, cuts, topics) == whole
+
+
+async def test_repeats_count_once(log: Log, topics: Topics) -> None:
+    twice = Log()
+    for record in log.records[:600]:
+        twice.records.append(FakeRecord(record.offset, record.value))
+        twice.records.append(FakeRecord(record.offset, record.value))
+    once = await run_log(new_fold(topics), log.records[:600])
+    assert await run_log(new_fold(topics), twice.records) == once
+
+
+async def test_malformed_records_are_skipped_and_their_neighbours_kept(topics: Topics) -> None:
+    good = Trace(app="bot", ts=START + 1, trace_id="good")
+    values = [
+        b"\xff garbage",
+        b"[" + encode_events([good])[1:-1] + b', {"type": "trace"}, {"type": "score", "value": NaN}]',
+        encode_events([Tick(ts=START + 70 * MICROSECONDS)]),
+    ]
+    results = await run_log(new_fold(topics), [FakeRecord(i, value) for i, value in enumerate(values)])
+    [window] = [r for r in results if isinstance(r, WindowStats)]
+    assert window.requests == 1
+
+
+async def test_an_event_with_a_clock_far_ahead_is_left_out(topics: Topics) -> None:
+    fold = new_fold(topics)
+    records = [
+        FakeRecord(0, encode_events([Tick(ts=START)])),
+        FakeRecord(1, encode_events([Trace(app="bot", ts=START + 7_200 * MICROSECONDS, trace_id="ahead")])),
+        FakeRecord(2, encode_events([Tick(ts=START + 8_000 * MICROSECONDS)])),
+    ]
+    assert [r for r in await run_log(fold, records) if isinstance(r, WindowStats)] == []
+
+
+async def test_a_tick_that_goes_back_is_ignored(topics: Topics) -> None:
+    fold = new_fold(topics)
+    await run_log(fold, [FakeRecord(i, encode_events([Tick(ts=START + s)])) for i, s in enumerate([5, 3])])
+    assert fold.watermark == START + 5
+
+
+async def test_alerts_of_a_release_that_left_traffic_resolve(topics: Topics) -> None:
+    log = Log()
+    events: list[Event] = list(traffic(2, 0, 900, 3))
+    start, stop = START + 600 * MICROSECONDS, START + 800 * MICROSECONDS
+    for event in events:
+        if isinstance(event, Trace) and start <= event.ts < stop and event.trace_id < "8":
+            event.release, event.canary_share = "v2", 0.5
+            event.status, event.error_type = "error", "Timeout"
+    common = {"app": "bot", "release": "v2", "stable": "v1", "deployment_id": "d", "share": 0.5}
+    events.append(Release(ts=start, id="1", kind="canary_start", **common))  # type: ignore[arg-type]
+    events.append(Release(ts=stop, id="2", kind="canary_stop", outcome="rolled_back", **common))  # type: ignore[arg-type]
+    log.extend(events, START + 900 * MICROSECONDS)
+    results = await run_log(new_fold(topics), log.records)
+    alerts = [r for r in results if isinstance(r, Alert)]
+    assert [(a.release, a.state) for a in alerts] == [("v2", "firing"), ("v2", "resolved")]
+    assert "taken out of traffic" in alerts[1].description
+
+
+def test_state_of_another_version_is_refused(topics: Topics) -> None:
+    from driftline.detectors.state import pack, unpack
+
+    state = unpack(new_fold(topics).snapshot())
+    with pytest.raises(ValueError, match="version 99"):
+        new_fold(topics, pack({**state, "version": 99}))

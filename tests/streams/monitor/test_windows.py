@@ -1,0 +1,152 @@
+from collections import defaultdict
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from driftline.detectors.state import pack, unpack
+from driftline.schemas.events import MICROSECONDS, Score, Trace
+from driftline.schemas.results import WindowStats
+from driftline.streams.monitor.config import WindowConfig
+from driftline.streams.monitor.windows import Windows
+
+START = 1_793_606_400 * MICROSECONDS  # a whole hour
+CONFIG = WindowConfig(size_s=60, grace_s=5, lateness_s=600)
+
+
+def trace(at_s: float, **fields: Any) -> Trace:
+    return Trace(app="a", ts=START + round(at_s * MICROSECONDS), trace_id=f"t{at_s}", release="v1", **fields)
+
+
+def add(windows: Windows, traces: list[Trace], cost: int | None = None) -> None:
+    windows.add_traces(traces, [cost] * len(traces))
+
+
+def after(seconds: float) -> int:
+    return START + round(seconds * MICROSECONDS)
+
+
+def test_a_window_holds_what_happened_in_its_minute() -> None:
+    windows = Windows(CONFIG)
+    windows.add_traces(
+        [
+            trace(0, latency_ms=100, ttft_ms=10, input_tokens=5, output_tokens=7, cache_read_input_tokens=2),
+            trace(59.9, latency_ms=300, status="error", error_type="503"),
+            trace(60, latency_ms=1),
+        ],
+        [1_500_000_000, None, 0],
+    )
+    windows.add_scores(
+        [Score(app="a", release="v1", ts=START, id=str(v), trace_id="t", name="q", value=v) for v in (0.25, 0.5)]
+    )
+    [window] = windows.close(after(65), revision=7)
+    assert (window.requests, window.errors, window.errors_by_type) == (2, 1, {"503": 1})
+    assert (window.input_tokens, window.output_tokens, window.cache_read_input_tokens) == (5, 7, 2)
+    assert (window.cost_usd, window.unpriced) == (1.5, 1)
+    assert window.latency_ms is not None
+    assert window.ttft_ms is not None
+    assert (window.latency_ms.count, window.latency_ms.sum) == (2, 400)
+    assert window.latency_ms.p99 == pytest.approx(100, rel=0.01)
+    assert window.ttft_ms.count == 1
+    assert (window.scores["q"].count, window.scores["q"].mean) == (2, 0.375)
+    assert (window.start, window.size_s, window.revision, window.late) == (START, 60, 7, 0)
+
+
+def test_a_window_closes_once_the_tick_is_past_its_end_and_the_grace() -> None:
+    windows = Windows(CONFIG)
+    add(windows, [trace(30)])
+    assert windows.close(after(64.9), 1) == []
+    assert len(windows.close(after(65), 2)) == 1
+    assert windows.close(after(66), 3) == []
+
+
+def test_nothing_could_be_priced_is_not_a_cost_of_zero() -> None:
+    windows = Windows(CONFIG)
+    add(windows, [trace(0)])
+    [window] = windows.close(after(65), 1)
+    assert window.cost_usd is None
+    assert window.latency_ms is None
+
+
+def test_a_late_event_corrects_its_window_under_the_same_id() -> None:
+    windows = Windows(CONFIG)
+    add(windows, [trace(1)])
+    [first] = windows.close(after(65), 1)
+    add(windows, [trace(2)])
+    [second] = windows.close(after(70), 2)
+    assert (second.id, second.requests, second.late, second.revision) == (first.id, 2, 1, 2)
+
+
+def test_an_event_for_a_closed_minute_that_nobody_had_seen_is_late() -> None:
+    windows = Windows(CONFIG)
+    windows.close(after(300), 1)
+    add(windows, [trace(1)])
+    [window] = windows.close(after(301), 2)
+    assert window.late == 1
+
+
+def test_an_event_past_the_allowed_lateness_is_counted_and_changes_nothing() -> None:
+    windows = Windows(CONFIG)
+    add(windows, [trace(1)])
+    windows.close(after(60 + 5 + 600), 1)
+    add(windows, [trace(2)])
+    assert windows.close(after(700), 2) == []
+    assert windows.too_late == 1
+
+
+def test_series_are_apart() -> None:
+    windows = Windows(CONFIG)
+    add(windows, [trace(0, response_model="m1"), trace(1, response_model="m2"), trace(2, request_model="m1")])
+    found = windows.close(after(65), 1)
+    assert [(w.model, w.requests) for w in found] == [("m1", 2), ("m2", 1)]
+    assert len({w.id for w in found}) == 2
+
+
+EVENTS = st.lists(
+    st.builds(
+        lambda at, model, latency, tokens, failed: trace(
+            at,
+            request_model=model,
+            latency_ms=latency,
+            input_tokens=tokens,
+            status="error" if failed else "ok",
+            error_type="e" if failed else "",
+        ),
+        st.floats(0, 300),
+        st.sampled_from(["m1", "m2"]),
+        st.none() | st.floats(0, 1e6),
+        st.none() | st.integers(0, 2**40),
+        st.booleans(),
+    ),
+    max_size=30,
+)
+
+
+def run(batches: list[list[Trace]], restore: bool) -> dict[str, WindowStats]:
+    windows = Windows(CONFIG)
+    for batch in batches:
+        if batch:
+            add(windows, batch, cost=123_456_789)
+        if restore:
+            windows = Windows(CONFIG, unpack(pack(windows.snapshot())))
+    return {w.id: w for w in windows.close(after(400), 1)}
+
+
+@given(EVENTS, st.data())
+def test_order_batches_and_restarts_do_not_matter(events: list[Trace], data: st.DataObject) -> None:
+    shuffled = data.draw(st.permutations(events))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(events)), max_size=4)))
+    bounds = [0, *cuts, len(events)]
+    batches = [list(shuffled[a:b]) for a, b in pairwise(bounds)]
+    assert run([events], restore=False) == run(batches, restore=True)
+
+
+@given(EVENTS)
+def test_every_event_is_in_one_window(events: list[Trace]) -> None:
+    found = run([events], restore=False)
+    requests: dict[tuple[int, str], int] = defaultdict(int)
+    for event in events:
+        requests[event.ts // (60 * MICROSECONDS), event.request_model] += 1
+    assert {(w.start // (60 * MICROSECONDS), w.model): w.requests for w in found.values()} == dict(requests)

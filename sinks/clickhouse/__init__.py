@@ -1,0 +1,1 @@
+"""ClickHouse: where every event and every result ends up, once."""

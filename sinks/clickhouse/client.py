@@ -1,0 +1,41 @@
+"""Connections to ClickHouse."""
+
+from typing import Any
+
+import clickhouse_connect
+from clickhouse_connect.driver.asyncclient import AsyncClient
+from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import ClickHouseError, OperationalError
+
+from driftline.sinks.clickhouse.config import ClickHouseConfig
+
+
+def _options(config: ClickHouseConfig, database: str) -> dict[str, Any]:
+    return {
+        "dsn": config.dsn.get_secret_value(),
+        "database": database,
+        "connect_timeout": config.connect_timeout_s,
+        "send_receive_timeout": config.timeout_s,
+        "autogenerate_session_id": False,  # a session would run one query at a time
+        "client_name": "driftline",
+    }
+
+
+def connect(config: ClickHouseConfig, database: str | None = None) -> Client:
+    """`database` is the configured one unless told otherwise; it must exist. Raises the driver's errors."""
+    return clickhouse_connect.get_client(**_options(config, database or config.database))
+
+
+async def connect_async(config: ClickHouseConfig) -> AsyncClient:
+    return await clickhouse_connect.get_async_client(**_options(config, config.database))
+
+
+def is_reachable(config: ClickHouseConfig) -> bool:
+    """Whether a server answers at all: a refused password is an answer, and its own error will say so."""
+    try:
+        connect(config, "default").close()
+    except OperationalError:
+        return False
+    except ClickHouseError:
+        return True
+    return True

@@ -1,0 +1,31 @@
+"""Where ClickHouse is, how batches close, and how long rows are kept."""
+
+from typing import Literal
+
+from pydantic import Field, SecretStr
+
+from driftline.schemas.config import Config
+
+
+class RetentionConfig(Config):
+    """Days from a row's arrival; a replay of old events keeps them as long as new ones."""
+
+    events_days: int = Field(default=90, ge=1)  # traces and scores: the bulk, and they hold what users wrote
+    results_days: int = Field(default=400, ge=1)  # windows and evidence: a year on year comparison
+    decisions_days: int = Field(default=1100, ge=1)  # of releases, alerts, rollbacks, breakers: audits ask
+    dead_letters_days: int = Field(default=30, ge=1)  # long enough to repair and send again
+
+
+class ClickHouseConfig(Config):
+    """`dsn` is ClickHouse's HTTP interface: http[s]://[user[:password]@]host[:port]."""
+
+    dsn: SecretStr = SecretStr("http://127.0.0.1:8123")  # the embedded server's own default
+    database: str = Field(default="driftline", pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")
+    batch_rows: int = Field(default=50_000, ge=1)  # ClickHouse likes inserts of 10,000 to 100,000 rows
+    batch_bytes: int = Field(default=32 * 2**20, ge=1)  # of rows: bounds memory when texts are long
+    batch_age_s: float = Field(1.0, gt=0)  # the longest that a row waits; ClickHouse advises one insert a second
+    connect_timeout_s: float = Field(default=5.0, gt=0)
+    timeout_s: float = Field(default=60.0, gt=0)  # of one insert or query; after it the insert is tried again
+    retry_max_s: float = Field(default=15.0, gt=0)  # the longest pause between tries: recovery is noticed this soon
+    compression: Literal["none", "lz4", "zstd"] = "none"  # of inserts; lz4 pays over a network
+    retention: RetentionConfig = RetentionConfig()

@@ -1,0 +1,116 @@
+"""`python -m driftline.sinks.clickhouse.embedded --path DIR --port P`: an embedded ClickHouse until SIGTERM or Ctrl-C.
+
+It says one line on stdout when it is ready, {"url": …, "version": …}, and one on stderr when it cannot start.
+"""
+
+import asyncio
+import errno
+import fcntl
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import IO
+
+import click
+from aiohttp import web
+
+STOP_S = 0.5  # running queries get this long to end; no acknowledged insert depends on it
+CANNOT_START = 2
+
+
+class CannotStart(Exception):
+    pass
+
+
+@click.command(help=(__doc__ or "").partition("\n")[0])
+@click.option("--path", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the data.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="There are no users: only trusted networks.")
+@click.option("--port", default=8123, show_default=True, help="0: any free one, told on stdout.")
+@click.option("--supervised", is_flag=True, help="Stop at the end of stdin: with the process that started this.")
+def main(path: Path, host: str, port: int, supervised: bool) -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    if supervised:
+        threading.Thread(target=_exit_at_end_of_stdin, daemon=True).start()
+    try:
+        lock = _lock(path)
+        asyncio.run(_serve(path.absolute(), host, port))
+        lock.close()
+    except CannotStart as error:
+        click.echo(str(error), err=True)
+        sys.exit(CANNOT_START)
+    sys.stdout.flush()
+    os._exit(0)  # queries that still run keep their threads alive
+
+
+def _exit_at_end_of_stdin() -> None:
+    while os.read(sys.stdin.fileno(), 1024):
+        pass
+    os._exit(0)
+
+
+def _lock(path: Path) -> IO[str]:
+    """Held until the process ends, however it does."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = (path / "driftline.lock").open("a+")
+    except OSError as error:
+        raise CannotStart(f"Cannot use {path} for data: {error.strerror}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.seek(0)
+        holder = lock.read().strip() or "unknown"
+        raise CannotStart(
+            f"{path} is in use by another embedded ClickHouse (pid {holder}): stop it, or use its port"
+        ) from error
+    lock.truncate(0)
+    lock.write(f"{os.getpid()}\n")
+    lock.flush()
+    return lock
+
+
+async def _serve(path: Path, host: str, port: int) -> None:
+    os.environ["TZ"] = "UTC"  # times of day mean UTC to every client, whatever the laptop's zone
+    time.tzset()
+    from driftline.sinks.clickhouse.embedded.engine import Engine  # loads the engine, in the right zone
+    from driftline.sinks.clickhouse.embedded.server import MAX_LINE, Server
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        engine = Engine(path, time.monotonic)
+    except RuntimeError as error:
+        raise CannotStart(f"The engine cannot open {path}: {error}") from error
+    server = Server(engine, local_only=host in ("127.0.0.1", "localhost", "::1"))
+    runner = web.AppRunner(
+        server.application(),
+        auto_decompress=False,  # bodies are decoded in the worker threads
+        max_line_size=MAX_LINE,
+        max_field_size=MAX_LINE,
+        keepalive_timeout=60,
+        shutdown_timeout=STOP_S,
+        access_log=None,
+    )
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, host, port)
+        await site.start()
+    except OSError as error:
+        why = "the port is in use" if error.errno == errno.EADDRINUSE else error.strerror
+        raise CannotStart(f"Cannot listen on {host}:{port}: {why}") from error
+    bound = runner.addresses[0][1]
+    sys.stdout.write(json.dumps({"url": f"http://{host}:{bound}", "version": engine.version}) + "\n")
+    sys.stdout.flush()
+    await stop.wait()
+    await runner.cleanup()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,257 @@
+"""The chDB engine: one data folder, a connection per request, so that settings, the current database and temporary
+tables are a request's own, or its session's.
+
+A connection costs 0.3 ms. Everything here blocks and is called from worker threads; the engine lets go of the GIL.
+"""
+
+import contextlib
+import os
+import re
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import chdb
+
+from driftline.sinks.clickhouse.embedded.statement import Insert, Statement, Unsupported, parse
+
+_chdb: Any = chdb._chdb  # an extension module without types
+
+NOT_IMPLEMENTED = 48
+SYNTAX_ERROR = 62
+READONLY = 164
+SESSION_NOT_FOUND = 372
+SESSION_IS_LOCKED = 373
+UNKNOWN_EXCEPTION = 1002
+
+_CODE = re.compile(r"Code: (\d+)\. DB::Exception: ")
+_CHANGING = (_chdb.query_class.MUTATING, _chdb.query_class.MUTATING_GLOBAL)
+
+
+class EngineError(Exception):
+    """ClickHouse's own error, with its code."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class ExternalTable(NamedTuple):
+    """Data sent along with a query, visible to it as a table."""
+
+    name: str
+    structure: str
+    format: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Call:
+    query: bytes  # the statement, whose end, or an INSERT's data, may be in the body
+    body: bytes = b""
+    format: str = "TabSeparated"  # of the answer, where the statement names none
+    database: str = ""
+    settings: dict[str, str] = field(default_factory=dict)
+    parameters: dict[str, str] = field(default_factory=dict)  # of {name:Type} in the statement
+    external: tuple[ExternalTable, ...] = ()
+    read_only: bool = False
+    session: str = ""
+    session_timeout_s: float = 60.0
+    session_must_exist: bool = False
+
+
+class Answer(NamedTuple):
+    body: bytes
+    format: str
+    summary: dict[str, str]
+
+
+class _Session:
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+        self.busy = True
+        self.expires = 0.0
+
+
+class Engine:
+    """`monotonic` is the clock of the sessions' timeouts."""
+
+    def __init__(self, path: Path, monotonic: Callable[[], float]) -> None:
+        _chdb.set_signal_handlers_enabled(0)  # SIGTERM is the server's
+        self._path = str(path)
+        self._monotonic = monotonic
+        self._sessions: dict[str, _Session] = {}
+        self._lock = threading.Lock()
+        self._keeper = _chdb.connect(self._path)  # holds the folder open between requests
+        row = self._keeper.query("SELECT version(), serverTimezone()", "TSV").bytes().decode().split()
+        self.version, self.timezone = row
+
+    def execute(self, call: Call) -> Answer:
+        """Raises EngineError."""
+        try:
+            statement = parse(call.query, call.body)
+        except Unsupported as error:
+            raise EngineError(NOT_IMPLEMENTED, str(error)) from error
+        with self._connection(call) as connection:
+            try:
+                self._check(connection, statement, call.read_only)
+                with _settings(connection, call):
+                    return _run(connection, statement, call)
+            except RuntimeError as error:  # the only type chDB raises
+                raise _translate(error) from error
+
+    def _check(self, connection: Any, statement: Statement, read_only: bool) -> None:
+        if isinstance(statement, Insert):
+            changes, count = True, 1
+        elif read_only or b";" in statement.sql:
+            kind = connection.classify_query(statement.sql)
+            changes, count = kind["query_class"] in _CHANGING, kind["statement_count"]
+        else:
+            return
+        if count > 1:
+            raise EngineError(SYNTAX_ERROR, "Syntax error (Multi-statements are not allowed): send one at a time")
+        if read_only and changes:
+            raise EngineError(
+                READONLY, "Cannot execute query in readonly mode (as by GET, or readonly=…): use POST to change data"
+            )
+
+    @contextlib.contextmanager
+    def _connection(self, call: Call) -> Iterator[Any]:
+        if not call.session:
+            connection = _chdb.connect(self._path)
+            try:
+                yield connection
+            finally:
+                connection.close()
+            return
+        session = self._take(call)
+        try:
+            yield session.connection
+        finally:
+            session.expires = self._monotonic() + call.session_timeout_s
+            session.busy = False
+
+    def _take(self, call: Call) -> _Session:
+        with self._lock:
+            now = self._monotonic()
+            for key in [key for key, s in self._sessions.items() if not s.busy and s.expires < now]:
+                self._sessions.pop(key).connection.close()
+            session = self._sessions.get(call.session)
+            if session is None:
+                if call.session_must_exist:
+                    raise EngineError(SESSION_NOT_FOUND, f"Session {call.session} not found")
+                session = self._sessions[call.session] = _Session(_chdb.connect(self._path))
+            elif session.busy:
+                raise EngineError(SESSION_IS_LOCKED, f"Session {call.session} is locked by a concurrent client")
+            session.busy = True
+            return session
+
+
+@contextlib.contextmanager
+def _settings(connection: Any, call: Call) -> Iterator[None]:
+    """The request's settings and database, for this request alone."""
+    before: list[str] = []
+    if call.session and call.settings:
+        names = ", ".join(map(_literal, call.settings))
+        for name, value, changed in _rows(
+            connection, f"SELECT name, value, changed FROM system.settings WHERE name IN ({names})"
+        ):
+            before.append(f"SET {name} = {_literal(value)}" if changed == "1" else f"SET {name} = DEFAULT")
+    if call.session and call.database:
+        before.append(f"USE {_identifier(_rows(connection, 'SELECT currentDatabase()')[0][0])}")
+    try:
+        if call.database:
+            connection.query(f"USE {_identifier(call.database)}")
+        for name, value in call.settings.items():
+            connection.query(f"SET {_identifier(name)} = {_literal(value)}")
+        yield
+    finally:
+        for sql in before:
+            connection.query(sql)
+
+
+def _run(connection: Any, statement: Statement, call: Call) -> Answer:
+    for table in call.external:
+        name = _identifier(table.name)
+        connection.query(f"CREATE TEMPORARY TABLE {name} ({table.structure})")
+        _insert(connection, Insert(f"INSERT INTO {name}".encode(), b"", table.format, table.data), {})
+    try:
+        if isinstance(statement, Insert):
+            result = _insert(connection, statement, call.parameters)
+            return Answer(b"", call.format, _summary(result))
+        result = connection.query(statement.sql, call.format, params=call.parameters)
+        return Answer(result.bytes(), statement.format or call.format, _summary(result))
+    finally:
+        for table in call.external:
+            connection.query(f"DROP TABLE IF EXISTS {_identifier(table.name)}")
+
+
+def _insert(connection: Any, insert: Insert, parameters: dict[str, str]) -> Any:
+    """By way of a file in memory. The engine also takes data in pieces (send_insert), but loses errors of the last
+    step, such as too many parts, and reports success."""
+    with _file(insert.data) as path:
+        sql = b"%b FROM INFILE '%b' %b FORMAT %b" % (
+            insert.into,
+            path.encode(),
+            insert.settings,
+            insert.format.encode(),
+        )
+        return connection.query(sql, params=parameters)
+
+
+@contextlib.contextmanager
+def _file(data: bytes) -> Iterator[str]:
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("insert")
+        with open(descriptor, "wb", buffering=0) as file:
+            _write(file, data)
+            yield f"/proc/self/fd/{descriptor}"
+    else:
+        with tempfile.NamedTemporaryFile(buffering=0) as named:
+            _write(named, data)
+            yield named.name
+
+
+def _write(file: IO[bytes], data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
+
+
+def _summary(result: Any) -> dict[str, str]:
+    numbers = {
+        "read_rows": result.storage_rows_read(),
+        "read_bytes": result.storage_bytes_read(),
+        "written_rows": result.rows_written(),
+        "written_bytes": result.bytes_written(),
+        "total_rows_to_read": 0,
+        "result_rows": result.rows_written() or result.rows_read(),
+        "result_bytes": result.size(),
+        "elapsed_ns": round(result.elapsed() * 1e9),
+    }
+    return {name: str(number) for name, number in numbers.items()}
+
+
+def _rows(connection: Any, sql: str) -> list[list[str]]:
+    """Values as text, one list per row; only for names and settings, which hold no tabs."""
+    lines = connection.query(sql, "TSVRaw").bytes().decode().splitlines()
+    return [line.split("\t") for line in lines]
+
+
+def _translate(error: RuntimeError) -> EngineError:
+    message = str(error)
+    found = _CODE.search(message)
+    if found is None:
+        return EngineError(UNKNOWN_EXCEPTION, message)
+    return EngineError(int(found[1]), message[found.end() :])
+
+
+def _literal(value: str) -> str:
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _identifier(name: str) -> str:
+    return "`" + name.replace("\\", "\\\\").replace("`", "\\`") + "`"

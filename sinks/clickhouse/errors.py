@@ -1,0 +1,51 @@
+"""ClickHouse's errors as ours, by error code: what is not known to be the data's fault passes by itself, or is for an
+operator to repair (a missing table, a wrong password, a full disk), and is tried again until it does.
+"""
+
+import re
+
+from clickhouse_connect.driver.exceptions import ClickHouseError
+
+from driftline.schemas.errors import PermanentError, RetryableError
+
+# ClickHouse's src/Common/ErrorCodes.cpp. All say: these bytes do not fit these columns, and never will.
+DATA_ERRORS = {
+    6: "CANNOT_PARSE_TEXT",
+    25: "CANNOT_PARSE_ESCAPE_SEQUENCE",
+    26: "CANNOT_PARSE_QUOTED_STRING",
+    27: "CANNOT_PARSE_INPUT_ASSERTION_FAILED",
+    38: "CANNOT_PARSE_DATE",
+    41: "CANNOT_PARSE_DATETIME",
+    53: "TYPE_MISMATCH",
+    69: "ARGUMENT_OUT_OF_BOUND",
+    70: "CANNOT_CONVERT_TYPE",
+    72: "CANNOT_PARSE_NUMBER",
+    117: "INCORRECT_DATA",
+    128: "TOO_LARGE_ARRAY_SIZE",
+    130: "CANNOT_READ_ARRAY_FROM_TEXT",
+    131: "TOO_LARGE_STRING_SIZE",
+    190: "SIZES_OF_ARRAYS_DONT_MATCH",
+    307: "TOO_MANY_BYTES",
+    321: "VALUE_IS_OUT_OF_RANGE_OF_DATA_TYPE",
+    349: "CANNOT_INSERT_NULL_IN_ORDINARY_COLUMN",
+    407: "DECIMAL_OVERFLOW",
+    467: "CANNOT_PARSE_BOOL",
+    469: "VIOLATED_CONSTRAINT",
+    691: "UNKNOWN_ELEMENT_OF_ENUM",
+}
+
+_MESSAGE = re.compile(r"(Code: \d+\. DB::Exception: .*?)(?: \(for url [^)]*\))?$", re.DOTALL)
+
+
+def classify(error: Exception) -> RetryableError | PermanentError:
+    """For whatever the driver raises: network errors and timeouts have no code and are retryable."""
+    code = getattr(error, "code", None)
+    message = _own_words(error)
+    return PermanentError(message) if code in DATA_ERRORS else RetryableError(message)
+
+
+def _own_words(error: Exception) -> str:
+    """ClickHouse's message without the driver's wrapping, which names the server."""
+    text = str(error) or type(error).__name__
+    found = _MESSAGE.search(text) if isinstance(error, ClickHouseError) else None
+    return found[1].strip() if found else text

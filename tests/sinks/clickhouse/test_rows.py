@@ -1,0 +1,127 @@
+"""Every event and every result comes back from ClickHouse as it went in."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import driftline.schemas
+from driftline.schemas.codec import decode_events
+from driftline.schemas.events import EARLIEST_TS, LATEST_TS, Release, Score, Tick, Trace
+from driftline.schemas.results import RESULT_TYPES, DeadLetter, Progress, Quantiles, Result
+from driftline.sinks.clickhouse.client import connect
+from driftline.sinks.clickhouse.config import ClickHouseConfig
+from driftline.sinks.clickhouse.rows import event_head, event_row, result_row, trace_row
+from tests.sinks.clickhouse.samples import FULL, SPARSE
+
+EXAMPLES = sorted((Path(driftline.schemas.__path__[0]) / "examples").glob("*.json"))
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def read_back(config: ClickHouseConfig, table: str, line: bytes) -> dict[str, Any]:
+    """The only row of the view, in plain types."""
+    with connect(config) as client:
+        client.raw_insert(table, insert_block=line, fmt="JSONEachRow")
+        result = client.query(f"SELECT * FROM {table.removesuffix('_raw')}", column_tzs={})
+        (row,) = result.result_rows
+        client.command(f"TRUNCATE TABLE {table}")
+    return {name: plain(value) for name, value in zip(result.column_names, row, strict=True)}
+
+
+def plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        aware = value if value.tzinfo else value.replace(tzinfo=UTC)
+        return (aware - EPOCH) // timedelta(microseconds=1)
+    if isinstance(value, dict):
+        return {key: plain(inner) for key, inner in value.items()}
+    return value
+
+
+def as_text(value: Any) -> str:
+    return "" if value is None else value if isinstance(value, str) else json.dumps(value)
+
+
+def row_of(event: Trace | Score | Release, price: float | None = None) -> tuple[str, bytes]:
+    head = event_head(41)
+    return ("traces_raw", trace_row(event, head, price)) if isinstance(event, Trace) else event_row(event, head)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_events_of_the_examples(tables: ClickHouseConfig, path: Path) -> None:
+    events = [event for event in decode_events(path.read_bytes()).events if not isinstance(event, Tick)]
+    assert events
+    for event in events:
+        row = read_back(tables, *row_of(event))
+        expected = msgspec.structs.asdict(event)
+        expected["attributes"] = {name: as_text(value) for name, value in event.attributes.items()}
+        assert {name: row[name] for name in expected} == expected
+        assert row["revision"] == 41
+
+
+@pytest.mark.parametrize("result", [*FULL, *SPARSE], ids=lambda result: f"{type(result).__name__}-{result.id}")
+def test_results(tables: ClickHouseConfig, result: Result | DeadLetter) -> None:
+    row = read_back(tables, *result_row(result, 41))
+    expected = {name: msgspec.to_builtins(value) for name, value in msgspec.structs.asdict(result).items()}
+    if isinstance(result, DeadLetter):
+        assert row["revision"] == 41
+        expected["raw"], expected["key"] = row["raw"], row["key"]
+        with connect(tables) as client:  # the driver takes strings for text: compare the bytes in ClickHouse
+            table, line = result_row(result, 41)
+            client.raw_insert(table, insert_block=line, fmt="JSONEachRow")
+            hexed = client.query("SELECT hex(raw), hex(key) FROM dead_letters").result_rows[0]
+            client.command(f"TRUNCATE TABLE {table}")
+        assert hexed == (result.raw.hex().upper(), None if result.key is None else result.key.hex().upper())
+    for name in ("latency_ms", "ttft_ms"):
+        if name in expected and expected[name] is None:
+            expected[name] = msgspec.to_builtins(Quantiles(0, 0.0, None, None, None))  # type: ignore[arg-type]  # NULL
+    assert {name: row[name] for name in expected} == expected
+
+
+def test_every_field_of_every_type_is_a_column(tables: ClickHouseConfig) -> None:
+    types: dict[type, str] = {Trace: "traces", Score: "scores", Release: "releases"}
+    types |= {type(result): result_row(result, 0)[0].removesuffix("_raw") for result in FULL}
+    assert set(RESULT_TYPES) - types.keys() == {Progress}
+    with connect(tables) as client:
+        for type_, view in types.items():
+            columns = {row[0] for row in client.query(f"DESCRIBE TABLE {view}").result_rows}
+            fields = set(type_.__struct_fields__)  # type: ignore[attr-defined]  # they are structs
+            ours = {"revision", "ingested_at"} | ({"cost_status"} if type_ is Trace else set())
+            assert columns == fields | ours
+
+
+@pytest.mark.parametrize(
+    ("reported", "price", "cost", "status"),
+    [
+        (0.5, None, 0.5, "reported"),
+        (None, 1e-7, 1e-7, "priced"),
+        (None, 0.0, 0.0, "priced"),
+        (None, None, None, "unpriced"),
+    ],
+)
+def test_cost(
+    tables: ClickHouseConfig, reported: float | None, price: float | None, cost: float | None, status: str
+) -> None:
+    trace = Trace(app="a", ts=EARLIEST_TS, trace_id="t", cost_usd=reported)
+    row = read_back(tables, *row_of(trace, price))
+    assert (row["cost_usd"], row["cost_status"]) == (cost, status)
+
+
+@given(app=st.text(min_size=1), ts=st.integers(EARLIEST_TS, LATEST_TS), text=st.text(), key=st.text())
+def test_rows_are_the_event_with_a_version_and_a_time_as_text(app: str, ts: int, text: str, key: str) -> None:
+    trace = Trace(app=app, ts=ts, trace_id=',"ts":1', input_text=text, attributes={key: ts, "ts": text})
+    line = trace_row(trace, event_head(3), None)
+    row = json.loads(line)
+    assert b"\n" not in line
+    assert (row.pop("ts"), row.pop("revision"), row.pop("cost_status")) == (str(ts), 3, "unpriced")
+    assert msgspec.convert({**row, "ts": ts}, Trace) == trace
+
+
+@pytest.mark.parametrize("ts", [EARLIEST_TS, LATEST_TS, 1_790_000_000_123_456])
+def test_times_keep_their_microseconds(tables: ClickHouseConfig, ts: int) -> None:
+    row = read_back(tables, *row_of(Trace(app="a", ts=ts, trace_id="t")))
+    assert row["ts"] == ts

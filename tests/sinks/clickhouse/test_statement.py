@@ -1,0 +1,42 @@
+import pytest
+
+from driftline.sinks.clickhouse.embedded.statement import Insert, Query, Statement, Unsupported, parse
+
+
+@pytest.mark.parametrize(
+    ("query", "body", "expected"),
+    [
+        (b"SELECT 1", b"", Query(b"SELECT 1")),
+        (b"", b"SELECT 1", Query(b"SELECT 1")),
+        (b"SELECT 1", b"FORMAT JSON", Query(b"SELECT 1\nFORMAT JSON", "JSON")),
+        (b"SELECT 1 format Native", b"", Query(b"SELECT 1 format Native", "Native")),
+        (b"SELECT 'FORMAT JSON'", b"", Query(b"SELECT 'FORMAT JSON'")),
+        (b"SELECT format('{}', 1)", b"", Query(b"SELECT format('{}', 1)")),
+        (b"SELECT 1 /* FORMAT JSON */ -- FORMAT CSV", b"", Query(b"SELECT 1 /* FORMAT JSON */ -- FORMAT CSV")),
+        (b"INSERT INTO t FORMAT CSV", b"1,2\n", Insert(b"INSERT INTO t ", b"", "CSV", b"1,2\n")),
+        (b"INSERT INTO t FORMAT CSV\n1,2\n", b"3,4\n", Insert(b"INSERT INTO t ", b"", "CSV", b"1,2\n3,4\n")),
+        (b"", b"INSERT INTO t FORMAT CSV\n\n1\n", Insert(b"INSERT INTO t ", b"", "CSV", b"\n1\n")),
+        (b"", b"insert into t format Native\r\n\x0a;\xff", Insert(b"insert into t ", b"", "Native", b"\x0a;\xff")),
+        (b"", b'INSERT INTO t FORMAT JSONEachRow {"a":1}', Insert(b"INSERT INTO t ", b"", "JSONEachRow", b'{"a":1}')),
+        (b"INSERT INTO t FORMAT CSV", b"", Insert(b"INSERT INTO t ", b"", "CSV", b"")),
+        (
+            b"",
+            b"/* x */ INSERT INTO d.`format` (`a`, b) SETTINGS x = 'FORMAT' FORMAT TSV\n1\t2",
+            Insert(b"/* x */ INSERT INTO d.`format` (`a`, b) ", b"SETTINGS x = 'FORMAT' ", "TSV", b"1\t2"),
+        ),
+        (b"INSERT INTO t VALUES", b"(1)", Query(b"INSERT INTO t VALUES\n(1)")),
+        (b"INSERT INTO t SELECT 1", b"", Query(b"INSERT INTO t SELECT 1")),
+        (b"INSERT INTO t (format) VALUES (1)", b"", Query(b"INSERT INTO t (format) VALUES (1)")),
+        (b"", b"", Query(b"")),
+    ],
+)
+def test_parse(query: bytes, body: bytes, expected: Statement) -> None:
+    assert parse(query, body) == expected
+
+
+@pytest.mark.parametrize(
+    "sql", [b"INSERT INTO t FROM INFILE '/etc/passwd' FORMAT CSV", b"SELECT 1 INTO OUTFILE '/tmp/x' FORMAT CSV"]
+)
+def test_files_of_the_server_are_out_of_reach(sql: bytes) -> None:
+    with pytest.raises(Unsupported):
+        parse(sql, b"")

@@ -1,0 +1,233 @@
+"""The archive on a broker and the embedded ClickHouse: everything once, whatever happens."""
+
+import asyncio
+import contextlib
+import itertools
+import os
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from driftline.schemas.codec import decode, encode, encode_event, encode_events
+from driftline.schemas.errors import DriftlineError
+from driftline.schemas.events import Release, Score, Tick, Trace
+from driftline.schemas.ids import stable_id
+from driftline.schemas.results import DeadLetter
+from driftline.sinks.clickhouse.config import ClickHouseConfig
+from driftline.sinks.clickhouse.embedded import EmbeddedServer
+from driftline.sinks.clickhouse.query import run_query
+from driftline.streams.archive import run_archive
+from tests.brokers import Kafka, eventually
+from tests.sinks.clickhouse.samples import FULL
+
+TS = 1_790_000_000_000_000
+
+numbers = itertools.count()
+
+
+class FixedPrice:
+    def cost_usd(self, trace: Trace) -> float | None:
+        return 0.25 if trace.request_model == "known" else None
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    with EmbeddedServer(tmp_path_factory.mktemp("clickhouse"), port=0) as server:
+        yield server
+
+
+@pytest.fixture
+def clickhouse(server: EmbeddedServer) -> ClickHouseConfig:
+    return ClickHouseConfig(
+        dsn=SecretStr(server.dsn),
+        database=f"archive_{os.getpid()}_{next(numbers)}",
+        batch_age_s=0.1,
+        retry_max_s=0.2,
+        connect_timeout_s=2,
+    )
+
+
+@contextlib.asynccontextmanager
+async def archiving(kafka: Kafka, clickhouse: ClickHouseConfig) -> AsyncIterator[asyncio.Task[None]]:
+    stop = asyncio.Event()
+    task = asyncio.create_task(run_archive(kafka.config, clickhouse, kafka.topics, FixedPrice(), stop=stop))
+    try:
+        yield task
+    finally:
+        stop.set()
+        await asyncio.wait({task}, timeout=20)
+        if not task.cancelled():
+            task.result()
+
+
+def trace(n: int, **fields: Any) -> Trace:
+    return Trace(app="bot", ts=TS + n, trace_id=f"t{n}", **fields)
+
+
+async def count(clickhouse: ClickHouseConfig, what: str) -> int:
+    return int(str(await asyncio.to_thread(run_query, clickhouse, f"SELECT count() FROM {what}", "csv")).split()[1])
+
+
+async def holds_at_least(clickhouse: ClickHouseConfig, what: str, rows: int) -> None:
+    async def reached() -> bool:
+        with contextlib.suppress(DriftlineError):  # no table yet, or no server: what this waits for
+            return await count(clickhouse, what) >= rows
+        return False
+
+    await eventually(reached, f"{rows} rows in {what}")
+
+
+async def holds(clickhouse: ClickHouseConfig, what: str, rows: int) -> None:
+    await holds_at_least(clickhouse, what, rows)
+    assert await count(clickhouse, what) == rows
+
+
+async def test_events_and_results_arrive_once(kafka: Kafka, clickhouse: ClickHouseConfig) -> None:
+    topics = kafka.topics
+    score = Score(app="bot", ts=TS, id="s1", trace_id="t1", name="helpful", value=0.5)
+    release = Release(app="bot", ts=TS, id="d1", kind="deploy", release="v2")
+    async with archiving(kafka, clickhouse):
+        for _ in range(2):  # a producer that retries
+            await kafka.send(topics.events, encode_event(trace(0, request_model="known")))
+            await kafka.send(topics.events, encode_events([trace(n) for n in range(1, 100)]), partition=1)
+            await kafka.send(topics.events, encode_events([score, release, Tick(ts=TS)]))
+            for topic, result in zip(
+                (topics.windows, topics.evidence, topics.alerts, topics.rollbacks, topics.breakers, topics.dlq),
+                FULL,
+                strict=True,
+            ):
+                await kafka.send(topic, encode(result))
+        await holds(clickhouse, "traces", 100)
+        for view in ("scores", "releases", "windows", "evidence", "alerts", "rollbacks", "breakers", "dead_letters"):
+            await holds(clickhouse, view, 1)
+    assert await count(clickhouse, "traces WHERE cost_status = 'priced' AND cost_usd = 0.25") == 1
+    assert await count(clickhouse, "traces WHERE cost_status = 'unpriced' AND cost_usd IS NULL") == 99
+
+
+async def test_what_cannot_be_decoded_is_dead_lettered(kafka: Kafka, clickhouse: ClickHouseConfig) -> None:
+    topics = kafka.topics
+    bad = b'{"type":"trace","app":"bot","ts":5,"trace_id":"x"}'
+    async with archiving(kafka, clickhouse):
+        array = await kafka.send(
+            topics.events, b"[" + b",".join([encode_event(trace(0)), bad, encode_event(trace(1))]) + b"]"
+        )
+        whole = await kafka.send(topics.events, b"\x00nonsense", key=b"k", partition=1)
+        result = await kafka.send(topics.alerts, b"{}")
+        await holds(clickhouse, "dead_letters", 3)
+        await holds(clickhouse, "traces", 2)
+    letters = {letter.id: letter for letter in (decode(r.value, DeadLetter) for r in await kafka.read(topics.dlq))}
+    wanted = {
+        (topics.events, 0, array.offset, 1): (bad, None),
+        (topics.events, 1, whole.offset, -1): (b"\x00nonsense", b"k"),
+        (topics.alerts, 0, result.offset, -1): (b"{}", None),
+    }
+    assert {(x.topic, x.partition, x.offset, x.index): (x.raw, x.key) for x in letters.values()} == wanted
+    assert set(letters) == {stable_id(*position) for position in wanted}
+    assert all(letter.reason for letter in letters.values())
+
+
+async def test_rows_that_clickhouse_refuses_are_dead_lettered(kafka: Kafka, clickhouse: ClickHouseConfig) -> None:
+    """A constraint stands for whatever ClickHouse may refuse that the codec takes."""
+    async with archiving(kafka, clickhouse):
+        await kafka.send_events([trace(0)])
+        await holds(clickhouse, "traces", 1)
+        await asyncio.to_thread(execute, clickhouse, "ALTER TABLE traces_raw ADD CONSTRAINT c CHECK user_id != 'bad'")
+        broken = b'{"type":"tick"}'
+        events = [encode_event(trace(n, user_id="bad" if n == 2 else "")) for n in range(1, 4)]
+        sent = await kafka.send(kafka.topics.events, b"[" + b",".join([broken, *events]) + b"]")
+        await holds(clickhouse, "dead_letters", 2)
+        await holds(clickhouse, "traces", 3)
+    letters = [decode(record.value, DeadLetter) for record in await kafka.read(kafka.topics.dlq)]
+    (letter,) = [letter for letter in letters if letter.index == 2]
+    assert (letter.offset, letter.raw) == (sent.offset, events[1])
+    assert "VIOLATED_CONSTRAINT" in letter.reason
+
+
+async def test_a_clickhouse_outage_loses_nothing_and_keeps_the_partitions(
+    kafka: Kafka, clickhouse: ClickHouseConfig, server: EmbeddedServer
+) -> None:
+    async with archiving(kafka, clickhouse) as task:
+        await kafka.send_events([trace(0)])
+        await holds(clickhouse, "traces", 1)
+        assert server.pid is not None
+        os.kill(server.pid, 9)
+        try:
+            for n in range(1, 100):
+                await kafka.send_events([trace(n)], partition=n % 2)
+            assert not task.done()
+        finally:
+            await asyncio.to_thread(server.start)
+        await holds(clickhouse, "traces", 100)
+
+
+async def test_offsets_are_committed_after_the_rows(
+    kafka: Kafka, clickhouse: ClickHouseConfig, server: EmbeddedServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A role that ends with a batch in its hands leaves nothing out; and what is committed is not read again."""
+    async with archiving(kafka, clickhouse) as task:
+        await kafka.send_events([trace(n) for n in range(100)])
+        await holds(clickhouse, "traces", 100)
+        assert server.pid is not None
+        os.kill(server.pid, 9)
+        try:
+            await kafka.send_events([trace(n) for n in range(100, 200)])
+
+            async def insert_failed() -> bool:
+                return any("Could not insert" in record.getMessage() for record in caplog.records)
+
+            await eventually(insert_failed, "an insert that fails")
+            task.cancel()
+            await asyncio.wait({task})
+        finally:
+            await asyncio.to_thread(server.start)
+    async with archiving(kafka, clickhouse):
+        await holds(clickhouse, "traces", 200)
+    raw = await count(clickhouse, "traces_raw")
+    async with archiving(kafka, clickhouse):
+        await kafka.send_events([trace(200)])
+        await holds(clickhouse, "traces", 201)
+        assert await count(clickhouse, "traces_raw") == raw + 1
+
+
+@pytest.mark.parametrize("started", [True, False])
+async def test_it_stops_while_clickhouse_is_away(
+    kafka: Kafka, clickhouse: ClickHouseConfig, server: EmbeddedServer, started: bool
+) -> None:
+    stop = asyncio.Event()
+    away = clickhouse if started else clickhouse.model_copy(update={"dsn": SecretStr("http://127.0.0.1:9")})
+    role = asyncio.create_task(run_archive(kafka.config, away, kafka.topics, FixedPrice(), stop=stop))
+    if started:
+        await kafka.send_events([trace(0)])
+        await holds(clickhouse, "traces", 1)
+        assert server.pid is not None
+        os.kill(server.pid, 9)
+    try:
+        for n in range(1, 6):
+            await kafka.send_events([trace(n)])
+            await asyncio.wait({role}, timeout=0.2)
+        stop.set()
+        await asyncio.wait_for(role, 10)
+    finally:
+        await asyncio.to_thread(server.start)
+
+
+async def test_two_members_share_the_work(kafka: Kafka, clickhouse: ClickHouseConfig) -> None:
+    async with archiving(kafka, clickhouse):
+        for n in range(20):
+            await kafka.send_events([trace(n)], partition=n % 2)
+        async with archiving(kafka, clickhouse):  # rebalances while rows are on their way
+            for n in range(20, 60):
+                await kafka.send_events([trace(n)], partition=n % 2)
+            await holds(clickhouse, "traces", 60)
+        for n in range(60, 80):  # and when one leaves
+            await kafka.send_events([trace(n)], partition=n % 2)
+        await holds(clickhouse, "traces", 80)
+
+
+def execute(clickhouse: ClickHouseConfig, sql: str) -> None:
+    from driftline.sinks.clickhouse.client import connect
+
+    with connect(clickhouse) as client:
+        client.command(sql)

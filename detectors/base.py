@@ -27,8 +27,8 @@ class TickBatch:
     (event time, then key).
 
     slot: [n] the stream of each unit.
-    value: [n], or [n, d] for vectors. NaN, infinities and vectors of the wrong length or zero norm are invalid units: they are
-        counted, never dropped silently.
+    value: [n], or [n, d] for vectors. NaN, vectors of the wrong length or zero norm, and whatever else a detector calls
+        invalid are counted, never dropped silently.
     session: [n] a number that is equal for events of one session; -1: no session known. Only detectors that take
         every event of a session (tscan) read it.
     """
@@ -105,12 +105,12 @@ class Detector(Protocol[R, B]):
     def fit(self, reference: R) -> B | Insufficient:
         """Pure and deterministic."""
 
-    def open(self, baseline: B) -> int:
-        """A new stream's slot: 0, 1, 2, …"""
+    def open(self, baseline: B, slot: int | None = None) -> int:
+        """A stream's slot: a new one (0, 1, 2, …), or `slot` used again, with nothing left of the stream before."""
 
     def update(self, batch: TickBatch, tick: int) -> Transitions:
         """Step every slot to tick number `tick` (> the last one; ticks between were empty for all slots). Empty batches
-        are fine: silence is no evidence."""
+        are fine: silence is no evidence, it only lets incidents reach their longest duration."""
 
     def reset(self, slot: int) -> None:
         """Forget evidence and incident of a slot (its release is gone, or its baseline was replaced)."""

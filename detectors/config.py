@@ -1,0 +1,202 @@
+"""Settings of the detectors, each default with its reason. Durations are seconds of event time."""
+
+import math
+
+from pydantic import Field, model_validator
+
+from driftline.schemas.config import Config
+
+
+class BudgetConfig(Config):
+    """How many false alarms the whole installation may expect. Every stream gets an equal share of them."""
+
+    false_alarms: float = Field(default=1, gt=0)  # one a month is what people keep reading
+    per_days: float = Field(default=30, gt=0)
+    tick_s: float = Field(default=1, gt=0)  # the detectors' step: the unit of delay, and of the budget
+    streams: int = Field(default=1000, gt=0)  # streams that share the budget; more streams than this overspend it
+
+    @property
+    def alpha(self) -> float:
+        """Expected false alarms of one stream in one tick."""
+        return self.false_alarms / (86_400 * self.per_days / self.tick_s) / self.streams
+
+    @property
+    def threshold(self) -> float:
+        """ln(1/alpha): where the log of an e-detector alarms."""
+        return -math.log(self.alpha)
+
+    def ticks(self, seconds: float) -> int:
+        """The number of ticks that cover a duration."""
+        return math.ceil(seconds / self.tick_s)
+
+
+class UnitsConfig(Config):
+    """What one unit of evidence is: a session, because events of one session are not independent."""
+
+    max_events: int = Field(default=16, gt=0)  # longer sessions hold up the tick they belong to, and weigh too much
+    close_after_s: float = Field(default=60, gt=0)  # bounds the delay of a session's mean
+    forget_after_s: float = Field(default=3600, gt=0)  # after its last event; a later one opens a new session
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "UnitsConfig":
+        if self.forget_after_s < self.close_after_s:
+            raise ValueError("forget_after_s is below close_after_s: an open session would be forgotten")
+        return self
+
+
+class RecoveryConfig(Config):
+    """When an incident ends: the mirrored test (null: still bad) is convinced, or it has been open for too long."""
+
+    e_close: float = Field(default=100, gt=1)  # evidence that it is over
+    ratio: float = Field(default=1.5, gt=1)  # a rate counts as recovered at its limit divided by this
+    min_open_s: float = Field(default=120, ge=0)  # no flapping
+    max_open_s: float = Field(default=86_400, gt=0)  # then the stream re-arms, and alarms again if it is still bad
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "RecoveryConfig":
+        if self.max_open_s < self.min_open_s:
+            raise ValueError("max_open_s is below min_open_s")
+        return self
+
+
+class ErrorRateConfig(Config):
+    """Alarm: the error rate is above `p0`."""
+
+    p0: float = Field(default=0.01, gt=0, lt=1)  # an absolute limit, so a reference with errors can't hide them
+    min_units: int = Field(default=200, ge=1)  # for the rate shown beside it only: the limit needs no reference
+    recovery: RecoveryConfig = RecoveryConfig()
+
+
+class ExceedanceConfig(Config):
+    """Alarm: the 99th percentile is above `factor` times that of the reference."""
+
+    factor: float = Field(default=2.0, ge=1)
+    min_units: int = Field(default=2000, ge=688)  # below 688 the 99th percentile has no 99.9 % upper bound
+    recovery: RecoveryConfig = RecoveryConfig()
+
+
+class QualityConfig(Config):
+    """Alarm: the mean score is more than `allowed_drop` below the reference's."""
+
+    low: float = 0.0  # the scores' range
+    high: float = 1.0
+    allowed_drop: float = Field(default=0.05, gt=0, lt=1)  # relative to the mean
+    target_drop: float = Field(default=0.10, gt=0, lt=1)  # what the reference must be large enough to find
+    min_units: int = Field(default=200, ge=2)  # below, the standard deviation itself is a guess
+    bets: tuple[float, ...] = (
+        0.02,
+        0.05,
+        0.1,
+        0.2,
+        0.35,
+        0.5,
+        0.7,
+        0.9,
+    )  # small drops win small bets, large ones large
+    recovery: RecoveryConfig = RecoveryConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "QualityConfig":
+        if self.high <= self.low:
+            raise ValueError("high is not above low")
+        if self.target_drop <= self.allowed_drop:
+            raise ValueError("target_drop is not above allowed_drop: such a drop is allowed")
+        if not self.bets or not all(0 < bet < 1 for bet in self.bets):
+            raise ValueError("bets lie between 0 and 1")
+        return self
+
+
+class EmbeddingDriftConfig(Config):
+    """Alarm: the mean direction of a window of texts has left that of the reference.
+
+    Floors: with fewer sessions or units a window the null law is wrong by orders of magnitude at the level in use.
+    """
+
+    min_events: int = Field(default=20_000, ge=4_000)  # the spectrum, and windows of an eighth of it
+    min_sessions: int = Field(default=500, ge=500)  # samples of the session covariance
+    units_min: int = Field(default=128, ge=128)  # units a window: below, its mean is not Gaussian enough
+    units_safe: int = Field(default=512, ge=512)  # below, alpha is divided by `small_divisor`
+    small_divisor: float = Field(default=20, ge=20)  # measured excess of the tail at 128 units
+    max_window: int = Field(default=4096, ge=128)  # events; bounds memory (3 kB per 16 events at 384 dimensions)
+    block_events: int = Field(default=256, ge=256)  # without sessions: consecutive events whose sum is one sample
+    min_blocks: int = Field(default=50, ge=50)  # without sessions: of such samples
+    spectrum_blocks: int = Field(default=500, ge=500)  # of samples to trust their whole covariance
+    recovery: RecoveryConfig = RecoveryConfig()
+
+
+class BreakerConfig(Config):
+    """A control, outside the false-alarm budget: it reacts to a provider that fails now."""
+
+    rate: float = Field(default=0.05, gt=0, lt=1)  # errors per request that a provider may have
+    bucket_s: float = Field(default=5, gt=0)
+    buckets: int = Field(default=12, ge=1)  # a minute: shorter failures are what retries are for
+    min_requests: int = Field(default=20, ge=1)  # in the window
+    min_bucket_requests: int = Field(default=5, ge=1)  # a bucket with fewer says nothing
+    bad_share: float = Field(default=10 / 12, gt=0, le=1)  # of the telling buckets: "for the whole minute"
+    min_telling: int = Field(default=6, ge=1)  # telling buckets; with fewer the window's rate must be certain
+    lower_bound: float = Field(default=0.03, ge=0, lt=1)  # the rate is at least this with 95 % confidence
+    e_open: float = Field(default=1e4, gt=1)  # opens at once: 50 % errors at 100 requests a second take one second
+    open_s: float = Field(default=30, gt=0)
+    backoff: float = Field(default=2, ge=1)  # longer pauses for a provider that failed its probes
+    max_open_s: float = Field(default=600, gt=0)
+    probe_share: float = Field(default=0.05, gt=0, le=1)  # of requests while half open
+    e_close: float = Field(default=100, gt=1)  # 90 clean probes in a row at a rate of 5 %
+    e_reopen: float = Field(default=100, gt=1)
+
+
+class CanaryConfig(Config):
+    """How a canary is judged against the stable release that serves beside it."""
+
+    alpha_rollback: float = Field(default=0.05, gt=0, lt=1)  # probability of rolling back a canary that is not worse
+    alpha_promote: float = Field(default=0.05, gt=0, lt=1)  # probability of promoting one that is worse by the margin
+    srm_alpha: float = Field(default=0.001, gt=0, lt=1)  # traffic that is split otherwise than stated
+    min_units: int = Field(default=500, ge=1)  # of the canary, before promotion
+    min_s: float = Field(default=600, ge=0)  # before promotion: caches warm, judges answer
+    max_s: float = Field(default=21_600, gt=0)  # then a human decides
+    score_low: float = 0.0  # the scores' range
+    score_high: float = 1.0
+    weights: dict[str, float] = Field(  # shares of alpha_rollback: what users notice first weighs most
+        default={
+            "errors": 0.3,
+            "latency": 0.2,
+            "quality_mean": 0.15,
+            "quality_pit": 0.15,
+            "cost": 0.1,
+            "guardrails": 0.1,
+        }
+    )
+    ratio_margin: float = Field(default=1.5, gt=1)  # errors, guardrails: a promoted canary has at most this many times
+    rank_tolerance: float = Field(default=0.05, ge=0, lt=0.5)  # latency, cost: slower by this mean rank is not harm
+    rank_margin: float = Field(default=0.10, gt=0, lt=0.5)  # latency, cost: not promoted if worse by this mean rank
+    quality_margin: float = Field(default=0.03, gt=0, lt=0.5)  # at most, and a tenth of the stable mean
+    guard_rate: float = Field(default=0.2, gt=0, lt=1)  # of errors: certain and above stable's, rollback at once
+    guard_requests: int = Field(default=20, ge=1)
+    units: UnitsConfig = UnitsConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "CanaryConfig":
+        if self.score_high <= self.score_low:
+            raise ValueError("score_high is not above score_low")
+        if unknown := set(self.weights) - set(METRICS):
+            raise ValueError(f"unknown metrics in weights: {', '.join(sorted(unknown))}; known: {', '.join(METRICS)}")
+        if any(weight <= 0 for weight in self.weights.values()) or not math.isclose(sum(self.weights.values()), 1):
+            raise ValueError("weights are positive and sum to 1")
+        if self.rank_margin <= self.rank_tolerance:
+            raise ValueError("rank_margin is not above rank_tolerance: no canary could be both fine and promoted")
+        return self
+
+
+METRICS = ("errors", "latency", "quality_mean", "quality_pit", "cost", "guardrails")
+
+
+class DetectorsConfig(Config):
+    budget: BudgetConfig = BudgetConfig()
+    units: UnitsConfig = UnitsConfig()
+    error_rate: ErrorRateConfig = ErrorRateConfig()
+    latency_p99: ExceedanceConfig = ExceedanceConfig()
+    ttft_p99: ExceedanceConfig = ExceedanceConfig()
+    cost_p99: ExceedanceConfig = ExceedanceConfig()
+    quality: QualityConfig = QualityConfig()
+    embedding_drift: EmbeddingDriftConfig = EmbeddingDriftConfig()
+    breaker: BreakerConfig = BreakerConfig()
+    canary: CanaryConfig = CanaryConfig()

@@ -1,0 +1,48 @@
+"""Snapshots to bytes and back, exact to the bit: nested dicts and lists of numpy arrays and plain values, as
+MessagePack. Never pickle: a state record must not be able to run code."""
+
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from driftline.detectors.base import State
+
+_ARRAY = 1  # MessagePack extension: an array as [dtype, shape, bytes], little-endian
+_KINDS = "biuf"  # bool, integers, floats
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        if value.dtype.kind not in _KINDS:
+            raise TypeError(f"arrays of {value.dtype} have no place in a snapshot")
+        array: NDArray[Any] = np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("<"))
+        return msgspec.msgpack.Ext(_ARRAY, _plain.encode([array.dtype.str, list(value.shape), array.tobytes()]))
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} has no place in a snapshot")
+
+
+def _decode(code: int, data: memoryview) -> Any:
+    if code != _ARRAY:
+        raise ValueError(f"unknown extension {code} in a snapshot")
+    dtype, shape, raw = _array.decode(data)
+    array = np.frombuffer(raw, dtype=dtype).reshape(shape)
+    return array.astype(array.dtype.newbyteorder("="))  # a copy: the decoded buffer is read-only
+
+
+_plain = msgspec.msgpack.Encoder()
+_array: msgspec.msgpack.Decoder[tuple[str, list[int], bytes]] = msgspec.msgpack.Decoder(tuple[str, list[int], bytes])
+_encoder = msgspec.msgpack.Encoder(enc_hook=_encode)
+_decoder: msgspec.msgpack.Decoder[dict[str, Any]] = msgspec.msgpack.Decoder(dict[str, Any], ext_hook=_decode)
+
+
+def pack(state: State) -> bytes:
+    """TypeError for what a snapshot must not hold."""
+    return _encoder.encode(state)
+
+
+def unpack(data: bytes) -> dict[str, Any]:
+    """The inverse of `pack`, except that tuples come back as lists. ValueError if `data` is not a snapshot."""
+    return _decoder.decode(data)

@@ -1,0 +1,274 @@
+"""Embedding drift: has the mean direction of the latest texts left that of the reference?
+
+For windows of several lengths n at once, T_n = n_e ||mean over the window of (phi - mu)||^2 with
+n_e = n n_ref / (n + n_ref): without drift a weighted sum of chi-squares, whatever the texts, for windows that are long
+enough. Texts are unit vectors (the linear kernel: sees shifts of the mean). Unlike the e-detectors its false-alarm
+rate is calibrated, not proven.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from driftline.detectors import embeddings
+from driftline.detectors.base import Floats, Insufficient, Measurement, State, TickBatch, Transitions
+from driftline.detectors.config import BudgetConfig, EmbeddingDriftConfig
+from driftline.detectors.embeddings import EmbeddingBaseline, EmbeddingReference, unit_vectors
+from driftline.detectors.engine import NEVER
+from driftline.detectors.saddlepoint import log_sf
+from driftline.detectors.units import NO_SESSION
+
+_BLOCK = 16  # events whose sum is kept as one: windows end now and begin at a block
+
+
+@dataclass
+class _Windows:
+    """The prefix sums of phi - mu of one stream, at the beginning of each of its last blocks."""
+
+    prefix: Floats  # [r, d] ring: the sum over all blocks before block b is at b % r
+    began: NDArray[np.int64]  # [r] tick of the first event of block b
+    blocks: int  # closed ones
+    open_sum: Floats  # [d] of phi, of the block not yet full
+    open_n: int
+
+    @classmethod
+    def empty(cls, baseline: EmbeddingBaseline) -> "_Windows":
+        r, d = int(baseline.scales[-1]) // _BLOCK + 2, len(baseline.mu)
+        return cls(np.zeros((r, d)), np.full(r, NEVER), 0, np.zeros(d), 0)
+
+    def push(self, phi: Floats, mu: Floats, tick: int) -> None:
+        r, n = len(self.prefix), len(phi)
+        if self.open_n == 0:
+            self.began[self.blocks % r] = tick
+        filled = (self.open_n + n) // _BLOCK
+        if not filled:
+            self.open_sum += phi.sum(0)
+            self.open_n += n
+            return
+        starts = np.concatenate([[0], np.arange(_BLOCK - self.open_n, n, _BLOCK)])
+        sums = np.add.reduceat(phi, starts, axis=0)
+        sums[0] += self.open_sum
+        closed = sums[:filled] - _BLOCK * mu
+        prefix = self.prefix[self.blocks % r] + np.cumsum(closed, axis=0)
+        kept = min(filled, r)
+        numbers = np.arange(self.blocks + filled - kept + 1, self.blocks + filled + 1)
+        self.prefix[numbers % r] = prefix[-kept:]
+        self.began[numbers % r] = tick
+        turns = self.blocks // r
+        self.blocks += filled
+        self.open_n = (self.open_n + n) % _BLOCK
+        self.open_sum = sums[filled].copy() if self.open_n else np.zeros_like(mu)
+        if self.blocks // r != turns:  # so that the sums stay small for ever
+            self.prefix -= self.prefix[self.blocks % r].copy()
+
+    def spans(self, scales: NDArray[np.int64]) -> NDArray[np.int64]:
+        """[s] closed blocks that a window of at least that many events needs besides the open one."""
+        return -(-(scales - self.open_n) // _BLOCK)
+
+    def deviations(self, baseline: EmbeddingBaseline) -> tuple[Floats, NDArray[np.int64]]:
+        """The sums of phi - mu over the windows that history is long enough for, and their lengths. [<=s, d], [<=s]"""
+        spans = self.spans(baseline.scales)
+        spans = spans[spans <= self.blocks]
+        r = len(self.prefix)
+        now = self.prefix[self.blocks % r] + (self.open_sum - self.open_n * baseline.mu)
+        return now - self.prefix[(self.blocks - spans) % r], self.open_n + _BLOCK * spans
+
+    def change(self, baseline: EmbeddingBaseline) -> int:
+        """The tick in which the drift most likely began: that of the block from which on T is largest."""
+        r = len(self.prefix)
+        starts = np.arange(max(0, self.blocks - r + 1), self.blocks)
+        now = self.prefix[self.blocks % r] + (self.open_sum - self.open_n * baseline.mu)
+        sums = now - self.prefix[starts % r]
+        statistic = statistics(sums, self.open_n + _BLOCK * (self.blocks - starts), baseline.n)
+        return int(self.began[starts[statistic.argmax()] % r])
+
+
+@dataclass
+class _Stream:
+    windows: _Windows
+    statistic: Floats  # [<=s] T of the windows in force, as of the last tick with events
+    events: int = 0
+    not_scored: int = 0
+    fired: int = NEVER  # tick of the alarm, while in alarm
+    since: int = NEVER
+    scale: int = 0  # index of the smallest that alarmed, in the tick of the alarm
+    alarming: int = 0  # how many scales, from the smallest, have to be quiet again (all up to the largest that alarmed)
+
+
+class EmbeddingDrift:
+    """Alarms when the mean of the latest texts' embeddings has left the reference's, at any window length. Units:
+    vectors of all events that `FirstSixteen` takes, with its session numbers.
+
+    An incident ends when every scale that alarmed is back below its p = 0.2 quantile, so when the windows have let go
+    of the drifted texts, and after 120 s at the earliest. Then the windows start empty: what remains of the drift in
+    longer ones can't alarm again.
+    """
+
+    name = "embedding_drift"
+
+    def __init__(self, config: EmbeddingDriftConfig, budget: BudgetConfig) -> None:
+        self._config = config
+        self._budget = budget
+        self._min_open = budget.ticks(config.recovery.min_open_s)
+        self._max_open = budget.ticks(config.recovery.max_open_s)
+        self._baselines: list[EmbeddingBaseline] = []
+        self._streams: list[_Stream] = []
+
+    def reference(self, state: State | None = None) -> EmbeddingReference:
+        return EmbeddingReference(self._config, state)
+
+    def fit(self, reference: EmbeddingReference) -> EmbeddingBaseline | Insufficient:
+        return embeddings.fit(self.name, self._config, self._budget, reference)
+
+    def open(self, baseline: EmbeddingBaseline, slot: int | None = None) -> int:
+        stream = self._fresh(baseline)
+        if slot is None:
+            self._baselines.append(baseline)
+            self._streams.append(stream)
+            return len(self._streams) - 1
+        self._baselines[slot], self._streams[slot] = baseline, stream
+        return slot
+
+    def _fresh(self, baseline: EmbeddingBaseline) -> _Stream:
+        return _Stream(_Windows.empty(baseline), np.empty(0))
+
+    def update(self, batch: TickBatch, tick: int) -> Transitions:
+        fired, recovered = [], []
+        order = np.argsort(batch.slot, kind="stable")
+        slots, starts = np.unique(batch.slot[order], return_index=True)
+        bounds = [*starts.tolist(), len(order)]
+        for i, slot in enumerate(slots.tolist()):
+            rows = order[bounds[i] : bounds[i + 1]] if len(slots) > 1 else slice(None)
+            if self._absorb(slot, batch.value[rows], batch.session[rows], tick):
+                fired.append(slot)
+        for slot, stream in enumerate(self._streams):
+            if stream.fired != NEVER and self._over(slot, tick):
+                self.reset(slot)
+                recovered.append(slot)
+        return Transitions(fired, recovered)
+
+    def _absorb(self, slot: int, value: Floats, session: NDArray[np.int64], tick: int) -> bool:
+        """Whether the stream begins to alarm."""
+        baseline, stream = self._baselines[slot], self._streams[slot]
+        if baseline.sessions and (session == NO_SESSION).any():
+            value = value[session != NO_SESSION]
+        phi, _ = unit_vectors(value, len(baseline.mu))
+        stream.not_scored += len(session) - len(phi)
+        if not len(phi):
+            return False
+        stream.events += len(phi)
+        stream.windows.push(phi, baseline.mu, tick)
+        sums, n = stream.windows.deviations(baseline)
+        stream.statistic = statistics(sums, n, baseline.n)
+        over = np.flatnonzero(stream.statistic >= baseline.limit[: len(n)])
+        if not len(over):
+            return False
+        stream.alarming = max(stream.alarming, int(over[-1]) + 1)
+        if stream.fired != NEVER:
+            return False
+        stream.fired = tick
+        stream.scale = int(over[0])
+        stream.since = stream.windows.change(baseline)
+        return True
+
+    def _over(self, slot: int, tick: int) -> bool:
+        stream, baseline = self._streams[slot], self._baselines[slot]
+        age = tick - stream.fired
+        quiet = bool((stream.statistic[: stream.alarming] < baseline.quiet).all())
+        return (age >= self._min_open and quiet) or age >= self._max_open
+
+    def reset(self, slot: int) -> None:
+        self._streams[slot] = self._fresh(self._baselines[slot])
+
+    def _leading(self, slot: int) -> tuple[int, float] | None:
+        """Index and ln p of the scale with the most evidence against its level; in alarm, the smallest that alarmed.
+        None while history is too short for any."""
+        stream, baseline = self._streams[slot], self._baselines[slot]
+        if not len(stream.statistic):
+            return None
+        log_p = np.array([log_sf(t, baseline.spectrum) for t in stream.statistic])
+        scale = stream.scale if stream.fired != NEVER else int((log_p - baseline.log_alpha[: len(log_p)]).argmin())
+        return scale, float(log_p[scale])
+
+    def measure(self, slot: int) -> Measurement:
+        """value: the distance ||mean phi - mu||; baseline: what it would be by chance, without drift."""
+        stream, baseline = self._streams[slot], self._baselines[slot]
+        shown: dict[str, Any] = {"threshold": float(baseline.log_alpha[0]), "n_events": stream.events}
+        leading = self._leading(slot)
+        if leading is not None:
+            scale, log_p = leading
+            _, n = stream.windows.deviations(baseline)
+            ne = float(effective(n[scale], baseline.n))
+            value = float(np.sqrt(stream.statistic[scale] / ne))
+            chance = float(np.sqrt(baseline.spectrum.sum() / ne))
+            shown = {
+                "threshold": float(baseline.log_alpha[scale]),
+                "log_p": log_p,
+                "value": value,
+                "baseline": chance,
+                "effect": value / chance - 1,
+                "n_events": int(n[scale]),
+                "n_units": int(n[scale] / baseline.events_per_unit),
+            }
+        return Measurement(
+            **shown,
+            n_not_scored=stream.not_scored,
+            guarantee=baseline.guarantee,
+            since_tick=stream.since if stream.fired != NEVER else None,
+            note="" if leading else f"Fewer than {int(baseline.scales[0])} texts so far.",
+        )
+
+    def witness_scores(self, slot: int, vectors: Floats) -> Floats:
+        """<phi(x), mean - mu> for each vector: the highest carry the drift. The mean is that of the window with the
+        most evidence. NaN for invalid vectors, and for all while there is no window."""
+        baseline, leading = self._baselines[slot], self._leading(slot)
+        scores = np.full(len(vectors), np.nan)
+        if leading is not None:
+            sums, n = self._streams[slot].windows.deviations(baseline)
+            phi, valid = unit_vectors(vectors, len(baseline.mu))
+            scores[valid] = phi @ (sums[leading[0]] / n[leading[0]])
+        return scores
+
+    def baseline(self, slot: int) -> EmbeddingBaseline:
+        return self._baselines[slot]
+
+    def snapshot(self) -> State:
+        known = {baseline.id: msgspec.structs.asdict(baseline) for baseline in self._baselines}
+        return {
+            "known": known,
+            "slots": [baseline.id for baseline in self._baselines],
+            "streams": [_dump(stream) for stream in self._streams],
+        }
+
+    def restore(self, state: State) -> None:
+        known = {key: EmbeddingBaseline(**fields) for key, fields in state["known"].items()}
+        self._baselines = [known[key] for key in state["slots"]]
+        self._streams = [_load(fields) for fields in state["streams"]]
+
+
+def effective(n: Any, n_ref: int) -> Any:
+    """The size of a window that compares as well with mu as the window does with a reference of n_ref."""
+    return n * n_ref / (n + n_ref)
+
+
+def statistics(sums: Floats, n: NDArray[np.int64], n_ref: int) -> Floats:
+    """T of windows of n events over which phi - mu sums to `sums`."""
+    t: Floats = effective(n, n_ref) / n**2 * np.einsum("sd,sd->s", sums, sums)
+    return t
+
+
+def _dump(stream: _Stream) -> dict[str, Any]:
+    windows = {key: _copy(value) for key, value in vars(stream.windows).items()}
+    return {**{key: _copy(value) for key, value in vars(stream).items()}, "windows": windows}
+
+
+def _load(fields: dict[str, Any]) -> _Stream:
+    windows = _Windows(**{key: _copy(value) for key, value in fields["windows"].items()})
+    return _Stream(**{**{key: _copy(value) for key, value in fields.items() if key != "windows"}, "windows": windows})
+
+
+def _copy(value: Any) -> Any:
+    return value.copy() if isinstance(value, np.ndarray) else value

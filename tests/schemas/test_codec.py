@@ -4,10 +4,11 @@ from typing import Any
 
 import msgspec
 import pytest
-from driftline.schemas import codec
-from driftline.schemas.events import EARLIEST_TS, Release, Score, Tick, Trace
 from hypothesis import given
 from hypothesis import strategies as st
+
+from driftline.schemas import codec
+from driftline.schemas.events import EARLIEST_TS, Release, Score, Tick, Trace
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "schemas" / "examples").glob("*.json"))
 TS = 1_793_606_400_000_000

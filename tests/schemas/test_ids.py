@@ -1,6 +1,7 @@
-from driftline.schemas.ids import stable_id, unit_interval
 from hypothesis import given
 from hypothesis import strategies as st
+
+from driftline.schemas.ids import stable_id, unit_interval
 
 
 def test_ids_are_the_same_for_ever() -> None:

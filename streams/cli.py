@@ -1,0 +1,190 @@
+"""The `driftline` command."""
+
+import asyncio
+import logging
+import sys
+from pathlib import Path
+from typing import Literal
+
+import click
+import msgspec
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Table
+
+from driftline.schemas.errors import DriftlineError
+from driftline.streams.roles import ROLES
+from driftline.streams.settings import Settings, load_settings
+
+console = Console()
+errors = Console(stderr=True)
+
+
+class Cli(click.Group):
+    """Expected failures are one line and exit code 2, not a traceback."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except DriftlineError as error:
+            errors.print(f"[bold red]driftline:[/] {error}", highlight=False, soft_wrap=True)
+            ctx.exit(2)
+
+
+@click.group(cls=Cli, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    envvar="DRIFTLINE_CONFIG",
+    help="TOML settings; DRIFTLINE_<SECTION>__<KEY> variables go over it.",
+)
+@click.option("-v", "--verbose", is_flag=True, help="Log at DEBUG.")
+@click.pass_context
+def main(ctx: click.Context, config: Path | None, verbose: bool) -> None:
+    """Streaming telemetry for LLM applications: drift, quality, cost and rollback signals over Kafka."""
+    level = logging.DEBUG if verbose else logging.INFO
+    if sys.stderr.isatty():
+        logging.basicConfig(level=level, format="%(message)s", handlers=[RichHandler(console=errors, show_path=False)])
+    else:
+        logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("aiokafka").setLevel(logging.WARNING)
+    ctx.obj = config
+
+
+def _settings(ctx: click.Context) -> Settings:
+    return load_settings(ctx.obj)
+
+
+@main.command()
+@click.option("--role", type=click.Choice(list(ROLES)), required=True)
+@click.pass_context
+def worker(ctx: click.Context, role: str) -> None:
+    """Run one role of the pipeline in this process, until SIGTERM."""
+    ROLES[role](_settings(ctx))
+
+
+@main.command()
+@click.pass_context
+def up(ctx: click.Context) -> None:
+    """Start the local stack (Kafka, ClickHouse, all roles) and keep it up for your own events, until Ctrl-C."""
+    from driftline.streams.local_stack import LocalStack
+    from driftline.streams.supervisor import run
+
+    settings = _settings(ctx)
+    stack = LocalStack(settings, list(ROLES), config_file=ctx.obj)
+
+    async def wait() -> None:
+        dsn = stack.clickhouse.dsn.get_secret_value()
+        console.print(
+            f"[bold green]Driftline is up.[/] Kafka [bold]{stack.kafka.brokers}[/], ClickHouse [bold]{dsn}[/]"
+        )
+        console.print(f"Logs are in [bold]{settings.stack.state_dir}[/]. Ctrl-C stops everything.")
+        await asyncio.Event().wait()
+
+    console.print("Starting Kafka, ClickHouse and the roles…")
+    asyncio.run(run(stack.stack, wait))
+
+
+@main.command()
+@click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Write the summary here.")
+@click.option("--seed", default=7, show_default=True, help="Another seed is another day.")
+@click.option("--speed", type=click.FloatRange(min=0, min_open=True), help="At most so many event seconds a second.")
+@click.option(
+    "--brokers", help="HOST:PORT of a Kafka to use instead of the embedded one; topics get a prefix of their own."
+)
+@click.option("--attach", is_flag=True, help="Start nothing: use the Kafka, ClickHouse and roles of the settings.")
+@click.pass_context
+def demo(
+    ctx: click.Context, json_path: Path | None, seed: int, speed: float | None, brokers: str | None, attach: bool
+) -> None:
+    """Five and a half hours of a support bot in about a minute: drift, a bad canary, an outage, a cost spike."""
+    from driftline.streams.demo.command import run_command
+
+    summary = run_command(
+        _settings(ctx), console, seed=seed, speed=speed, brokers=brokers, attach=attach, config_file=ctx.obj
+    )
+    if json_path is not None:
+        json_path.write_bytes(msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n")
+    ctx.exit(summary.exit_code)
+
+
+@main.command()
+@click.argument("sql")
+@click.option("--format", "output", type=click.Choice(["table", "json", "csv"]), default="table", show_default=True)
+@click.option("--demo", "of_demo", is_flag=True, help="Ask the data that the last demo left.")
+@click.pass_context
+def query(ctx: click.Context, sql: str, output: Literal["table", "json", "csv"], of_demo: bool) -> None:
+    """Run one SELECT on ClickHouse: the one of the settings, or the local stack's data while nothing runs."""
+    from driftline.sinks.clickhouse.query import run_query
+    from driftline.streams.demo.command import FOLDER
+    from driftline.streams.local_query import local_clickhouse, reachable_clickhouse
+
+    settings = _settings(ctx)
+    folder = settings.stack.state_dir
+    reach = (
+        local_clickhouse(settings.clickhouse, folder / FOLDER)
+        if of_demo
+        else reachable_clickhouse(settings.clickhouse, folder)
+    )
+    with reach as clickhouse:
+        result = run_query(clickhouse, sql, output)
+    if isinstance(result, str):
+        click.echo(result, nl=False)
+    else:
+        console.print(result)
+
+
+@main.command("check-config")
+@click.pass_context
+def check_config(ctx: click.Context) -> None:
+    """Read the settings as a start would, and show them (secrets hidden)."""
+    console.print_json(_settings(ctx).model_dump_json())
+
+
+@main.command()
+@click.argument("name", required=False)
+def schema(name: str | None) -> None:
+    """Print JSON Schema of what goes through the topics: all types, or one by NAME (Trace, Score, Alert, …)."""
+    from driftline.schemas import events, results
+
+    types = {t.__name__: t for t in (*events.EVENT_TYPES, *results.RESULT_TYPES)}
+    if name is None:
+        schemas, components = msgspec.json.schema_components(types.values())
+        document: object = {"$defs": components, "oneOf": schemas}
+    elif name in types:
+        document = msgspec.json.schema(types[name])
+    else:
+        raise click.BadParameter(f"there are {', '.join(types)}", param_hint="NAME")
+    click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+
+
+@main.group()
+def topics() -> None:
+    """Kafka topics."""
+
+
+@topics.command("apply")
+@click.pass_context
+def topics_apply(ctx: click.Context) -> None:
+    """Create the topics that are missing and report those that differ. Never deletes."""
+    from driftline.streams.runtime.admin import apply_topics
+
+    settings = _settings(ctx)
+    table = Table("topic", "state", "what differs, and what to do")
+    for status in asyncio.run(apply_topics(settings.kafka, settings.topics)):
+        table.add_row(status.name, status.state, "; ".join(status.notes))
+    console.print(table)
+
+
+@main.command()
+@click.pass_context
+def migrate(ctx: click.Context) -> None:
+    """Bring the ClickHouse tables up to date."""
+    from driftline.sinks.clickhouse.migrate import migrate
+
+    applied = migrate(_settings(ctx).clickhouse)
+    console.print("\n".join(f"applied {name}" for name in applied) or "up to date")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""`driftline demo`: the stack around the demo, and its picture."""
+
+import asyncio
+import shutil
+from pathlib import Path
+
+from rich.console import Console
+
+from driftline.schemas.clock import SystemClock
+from driftline.schemas.errors import ConfigError
+from driftline.sinks.clickhouse.config import ClickHouseConfig
+from driftline.sinks.clickhouse.query import count_rows
+from driftline.streams.demo.runner import run_demo
+from driftline.streams.demo.summary import Summary
+from driftline.streams.demo.view import DemoView
+from driftline.streams.local_stack import LocalStack
+from driftline.streams.roles import ROLES
+from driftline.streams.runtime.admin import delete_topics
+from driftline.streams.runtime.config import KafkaConfig
+from driftline.streams.settings import Settings
+from driftline.streams.supervisor import run
+
+FOLDER = "demo"  # under the state folder: each run begins with nothing, the last one's data stays to be queried
+
+# The scenario brings its own time, wants every request embedded, and must not page anybody.
+OVERRIDES = {
+    "DRIFTLINE_TICKS__ENABLED": "false",
+    "DRIFTLINE_NOTIFY__DRY_RUN": "true",
+    "DRIFTLINE_EMBED__SAMPLE__RATE": "1.0",
+    "DRIFTLINE_EMBED__SAMPLE__BUDGET": "100000",
+}
+
+
+def run_command(
+    settings: Settings,
+    console: Console,
+    *,
+    seed: int,
+    speed: float | None,
+    brokers: str | None,
+    attach: bool,
+    config_file: Path | None,
+) -> Summary:
+    """Start what is needed, play the scenario, stop everything. `brokers`: an own Kafka in place of the embedded one.
+    `attach`: start nothing, the pipeline of the settings is running, with `ticks.enabled = false`."""
+    summaries: list[Summary] = []
+
+    async def play(kafka: KafkaConfig, clickhouse: ClickHouseConfig) -> None:
+        async def count(table: str) -> int:
+            return await asyncio.to_thread(count_rows, clickhouse, table)
+
+        with DemoView(console) as view:
+            summaries.append(await run_demo(kafka, count, seed=seed, speed=speed, on_update=view.update))
+        view.show(summaries[0])
+
+    if attach:
+        asyncio.run(play(settings.kafka, settings.clickhouse))
+    else:
+        stack = _stack(settings, brokers, config_file)
+        with console.status("Starting Kafka, ClickHouse and the roles") as status:
+
+            async def work() -> None:
+                status.stop()
+                await play(stack.kafka, stack.clickhouse)
+
+            asyncio.run(run(stack.stack, work))
+        if brokers:
+            asyncio.run(delete_topics(stack.kafka, stack.topics))
+    if not summaries:
+        raise ConfigError("the demo was stopped before its end")
+    return summaries[0]
+
+
+def _stack(settings: Settings, brokers: str | None, config_file: Path | None) -> LocalStack:
+    folder = settings.stack.state_dir / FOLDER
+    shutil.rmtree(folder, ignore_errors=True)
+    local = settings.stack.model_copy(update={"state_dir": folder, "kafka_port": 0, "clickhouse_port": 0})
+    kafka = settings.kafka
+    if brokers:  # it may hold anything, an earlier demo too
+        kafka = kafka.model_copy(update={"prefix": f"{kafka.prefix}-demo-{SystemClock().now()}"})
+    return LocalStack(
+        settings.model_copy(update={"stack": local, "kafka": kafka}),
+        list(ROLES),
+        brokers=brokers,
+        config_file=config_file,
+        env=OVERRIDES,
+    )

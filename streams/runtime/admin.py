@@ -1,0 +1,178 @@
+"""Topics as declared, on a broker that may already have some of them. Nothing is ever deleted."""
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+
+from driftline.schemas.errors import ConfigError, RetryableError
+from driftline.schemas.topics import Topic, Topics
+from driftline.streams.runtime.config import KafkaConfig
+
+logger = logging.getLogger(__name__)
+
+VISIBLE_TIMEOUT_S = 30.0  # until a topic just created shows up in the cluster's metadata
+
+
+@dataclass(frozen=True)
+class TopicOutcome:
+    name: str
+    state: Literal["created", "ok", "differs"]
+    notes: tuple[str, ...] = ()  # what differs from the declaration, and what to do; empty unless `differs`
+
+
+async def apply_topics(config: KafkaConfig, topics: Topics) -> list[TopicOutcome]:
+    """Create the topics that are missing, and report where existing ones differ from their declaration.
+
+    :raises RetryableError: the broker does not answer, or refuses to create a topic; one line that says which and why.
+    """
+    async with _Admin(config) as admin:
+        try:
+            declared = topics.all()
+            partitions = await _partition_counts(admin, (topic.name for topic in declared))
+            missing = [topic for topic in declared if topic.name not in partitions]
+            created = await _create(admin, config, missing)
+            existing = [topic for topic in declared if topic.name not in created]
+            settings = await _settings(admin, existing)
+            if created:
+                await _wait_until_visible(admin, created)
+        except KafkaError as error:
+            raise RetryableError(f"Kafka at {config.brokers} refused to list or create topics: {error!r}") from error
+    return [
+        TopicOutcome(topic.name, "created")
+        if topic.name in created
+        else _compare(topic, config, partitions.get(topic.name), settings.get(topic.name, {}))
+        for topic in declared
+    ]
+
+
+async def wait_for_broker(config: KafkaConfig, timeout_s: float = 30.0) -> None:
+    """Return as soon as a broker answers.
+
+    :raises RetryableError: none did within the time; one line that says which and why.
+    """
+    deadline = asyncio.get_running_loop().time() + timeout_s
+    told = False
+    while True:
+        try:
+            async with asyncio.timeout_at(deadline), _Admin(config):
+                return
+        except (RetryableError, TimeoutError) as error:
+            if asyncio.get_running_loop().time() + 0.2 >= deadline:
+                raise RetryableError(
+                    f"No Kafka broker answers at {config.brokers} (waited {timeout_s:g} s): "
+                    "check brokers and security_protocol"
+                ) from error
+        if not told:
+            logger.info("Waiting for Kafka at %s.", config.brokers)
+            told = True
+        await asyncio.sleep(0.2)
+
+
+async def require_topics(config: KafkaConfig, names: Iterable[str]) -> None:
+    """:raises ConfigError: a topic is missing or has another number of partitions than configured."""
+    wanted = list(names)
+    async with _Admin(config) as admin:
+        partitions = await _partition_counts(admin, wanted)
+    for name in wanted:
+        if name not in partitions:
+            raise ConfigError(f"Topic {name} is missing: run `driftline topics apply`")
+        if partitions[name] != config.partitions:
+            raise ConfigError(
+                f"Topic {name} has {partitions[name]} partitions, but partitions = {config.partitions} is configured"
+            )
+
+
+async def delete_topics(config: KafkaConfig, topics: Topics) -> None:
+    """Remove an installation's topics with all they hold: for demos and tests, which leave nothing behind."""
+    async with _Admin(config) as admin:
+        await admin.delete_topics([topic.name for topic in topics.all()])
+
+
+class _Admin:
+    """An admin client for a `with` block; failures to connect become one RetryableError."""
+
+    def __init__(self, config: KafkaConfig) -> None:
+        self._config = config
+        self._client = AIOKafkaAdminClient(**config.client_options())
+
+    async def __aenter__(self) -> Any:
+        try:
+            await self._client.start()
+        except (KafkaError, OSError) as error:
+            await self._client.close()
+            raise RetryableError(f"Kafka at {self._config.brokers} does not answer: {error!r}") from error
+        except BaseException:
+            await self._client.close()
+            raise
+        return self._client
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.close()
+
+
+async def _partition_counts(admin: Any, names: Iterable[str]) -> dict[str, int]:
+    wanted = set(names)
+    existing = wanted & set(await admin.list_topics())
+    if not existing:
+        return {}
+    described = await admin.describe_topics(sorted(existing))
+    return {topic["topic"]: len(topic["partitions"]) for topic in described if topic["error_code"] == 0}
+
+
+async def _create(admin: Any, config: KafkaConfig, missing: list[Topic]) -> set[str]:
+    if not missing:
+        return set()
+    response = await admin.create_topics(
+        [NewTopic(topic.name, config.partitions, config.replication, topic_configs=topic.config()) for topic in missing]
+    )
+    created = set()
+    for name, code, *message in response.topic_errors:
+        error = for_code(code)
+        if code == 0:
+            created.add(name)
+        elif error is not TopicAlreadyExistsError:  # another process was faster: not created by us, and fine
+            raise RetryableError(
+                f"Kafka refused to create topic {name}: {error.__name__} {message[0] if message else ''}"
+            )
+    return created
+
+
+async def _wait_until_visible(admin: Any, names: set[str]) -> None:
+    async with asyncio.timeout(VISIBLE_TIMEOUT_S):
+        while names - (await _partition_counts(admin, names)).keys():  # noqa: ASYNC110 (only asking tells)
+            await asyncio.sleep(0.05)
+
+
+async def _settings(admin: Any, existing: list[Topic]) -> dict[str, dict[str, str]]:
+    """The settings of each topic, as far as the broker tells: the embedded one does not."""
+    if not existing:
+        return {}
+    resources = [ConfigResource(ConfigResourceType.TOPIC, topic.name) for topic in existing]
+    found: dict[str, dict[str, str]] = {}
+    for response in await admin.describe_configs(resources):
+        for code, _, _, name, entries in response.resources:
+            if code == 0:
+                found[name] = {entry[0]: entry[1] for entry in entries}
+    return found
+
+
+def _compare(topic: Topic, config: KafkaConfig, partitions: int | None, settings: dict[str, str]) -> TopicOutcome:
+    notes = []
+    if partitions is not None and partitions != config.partitions:
+        notes.append(
+            f"has {partitions} partitions, {config.partitions} are configured: set partitions = {partitions}, "
+            "or use another prefix (adding partitions would move apps away from their state)"
+        )
+    notes += [
+        f"{key} is {settings[key]}, {value} is declared: "
+        f"kafka-configs --alter --topic {topic.name} --add-config {key}={value}"
+        for key, value in topic.config().items()
+        if key in settings and settings[key] != value
+    ]
+    return TopicOutcome(topic.name, "differs" if notes else "ok", tuple(notes))

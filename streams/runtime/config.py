@@ -1,0 +1,118 @@
+"""How to reach Kafka, and how often to write state."""
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from aiokafka.helpers import create_ssl_context
+from pydantic import Field, SecretStr, model_validator
+
+from driftline.schemas.config import Config
+from driftline.schemas.topics import LARGE
+
+
+class KafkaConfig(Config):
+    """One Kafka cluster as every role, the SDK's producer and the administration see it. The three `*_options` methods
+    return keyword arguments for aiokafka's classes."""
+
+    brokers: str = "127.0.0.1:9092"  # host:port, comma-separated; the embedded broker's own default
+    prefix: str = Field(default="driftline", pattern=r"^[A-Za-z0-9._-]{1,100}$")  # of all topics and consumer groups
+    partitions: int = Field(default=4, ge=1)  # of every topic: the most workers a role can use; cannot shrink later
+    replication: int = Field(default=1, ge=1)  # of new topics: 3 in production, 1 works on a single broker
+    idempotent: bool = True  # exactly one copy per send on retries; the embedded broker has no idempotent producer
+
+    session_timeout_s: float = Field(default=10.0, ge=1)  # a dead worker's partitions are taken over after this long
+    heartbeat_interval_s: float = Field(default=3.0, gt=0)  # a third of the session, as Kafka advises
+    # A fetch without data waits this long; and as long as this until a partition left out of a fetch is in one again.
+    fetch_max_wait_ms: int = Field(default=100, ge=1)
+    request_timeout_s: float = Field(default=30.0, gt=0)  # a write without an ack after this long ends the process
+    compression: Literal["none", "gzip", "lz4", "snappy", "zstd"] = "lz4"  # JSON shrinks several times at little CPU
+
+    checkpoint_s: float = Field(default=2.0, gt=0)  # a crash repeats at most about this much work
+    checkpoint_records: int = Field(default=50_000, ge=1)  # bounds the repeated work under load
+
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = (
+        "SCRAM-SHA-512"  # the strongest with a password
+    )
+    sasl_username: str | None = None
+    sasl_password: SecretStr | None = None
+    ssl_cafile: Path | None = None  # None: the system's certificate authorities
+    ssl_certfile: Path | None = None  # a client certificate, for mutual TLS
+    ssl_keyfile: Path | None = None
+    ssl_keypassword: SecretStr | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.heartbeat_interval_s * 2 > self.session_timeout_s:
+            raise ValueError("heartbeat_interval_s must be at most half of session_timeout_s")
+        if self.security_protocol.startswith("SASL") and not (self.sasl_username and self.sasl_password):
+            raise ValueError(f"security_protocol {self.security_protocol} needs sasl_username and sasl_password")
+        return self
+
+    def for_embedded(self) -> Self:
+        """The same for the embedded broker: it has no idempotent producer, its group joins take half the session
+        timeout, or twice that on a restart, and it looks for new records only once in half the fetch wait (at 20 ms a
+        record arrives after 4 ms, and an idle consumer costs 4 % of a core)."""
+        return self.model_copy(
+            update={
+                "idempotent": False,
+                "replication": 1,
+                "session_timeout_s": 2.0,
+                "heartbeat_interval_s": 0.3,
+                "fetch_max_wait_ms": 20,
+            }
+        )
+
+    def client_options(self) -> dict[str, Any]:
+        """For every aiokafka client: consumers, producers, and (through `admin_options`) the admin client."""
+        return {
+            "bootstrap_servers": self.brokers,
+            "request_timeout_ms": round(self.request_timeout_s * 1000),
+            # At aiokafka's default of 300 s a consumer can idle for minutes after a broker restart: while the broker
+            # loads, the group leader sees no partitions and hands out nothing until it looks again.
+            "metadata_max_age_ms": 3000,
+            **self._security_options(),
+        }
+
+    def _security_options(self) -> dict[str, Any]:
+        options: dict[str, Any] = {"security_protocol": self.security_protocol}
+        if self.security_protocol.startswith("SASL"):
+            assert self.sasl_password is not None
+            options["sasl_mechanism"] = self.sasl_mechanism
+            options["sasl_plain_username"] = self.sasl_username
+            options["sasl_plain_password"] = self.sasl_password.get_secret_value()
+        if self.security_protocol.endswith("SSL"):
+            options["ssl_context"] = self._ssl_context()
+        return options
+
+    def _ssl_context(self) -> Any:
+        password = self.ssl_keypassword
+        return create_ssl_context(
+            cafile=None if self.ssl_cafile is None else str(self.ssl_cafile),
+            certfile=None if self.ssl_certfile is None else str(self.ssl_certfile),
+            keyfile=None if self.ssl_keyfile is None else str(self.ssl_keyfile),
+            password=None if password is None else password.get_secret_value(),
+        )
+
+    def group_options(self) -> dict[str, Any]:
+        """For consumers that are members of a group; they commit by themselves, after the work is done."""
+        return {
+            "session_timeout_ms": round(self.session_timeout_s * 1000),
+            "heartbeat_interval_ms": round(self.heartbeat_interval_s * 1000),
+            "enable_auto_commit": False,
+            "auto_offset_reset": "earliest",
+            "fetch_max_wait_ms": self.fetch_max_wait_ms,
+        }
+
+    def producer_options(self, linger_ms: int = 5) -> dict[str, Any]:
+        """For producers: every send is acknowledged by all in-sync replicas. `linger_ms` trades latency for larger
+        batches; 0 where the caller batches by itself."""
+        return {
+            "acks": "all",
+            "enable_idempotence": self.idempotent,
+            "linger_ms": linger_ms,
+            "compression_type": None if self.compression == "none" else self.compression,
+            "max_batch_size": 256
+            * 1024,  # an array of 100 events is about 100 kB; aiokafka's 16 kB would send each alone
+            "max_request_size": LARGE,
+        }

@@ -1,0 +1,300 @@
+"""Runs folds with exact state, as one Faust app in a process of its own.
+
+Per fetched run of records, always in this order (`partition.py`):
+
+    absorb → publish the results, await every ack → Progress
+    and every `checkpoint_s`: → one state record, await its ack → acknowledge the source records
+
+A crash anywhere repeats work whose results are identical, and loses none. After every rebalance memory is dropped and
+each partition starts anew from its state. What goes wrong ends the process before anything is acknowledged: a
+supervisor starts it again, and it goes on from the state.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+from aiokafka.structs import RecordMetadata
+from faust.types.tuples import TP
+
+from driftline.schemas.clock import Clock, SystemClock
+from driftline.schemas.codec import encode_event
+from driftline.schemas.errors import DriftlineError, RetryableError
+from driftline.schemas.events import Tick
+from driftline.schemas.topics import Topics
+from driftline.streams.fold import FoldFactory, Output
+from driftline.streams.ready import mark_ready
+from driftline.streams.runtime import state as states
+from driftline.streams.runtime.admin import require_topics, wait_for_broker
+from driftline.streams.runtime.config import KafkaConfig
+from driftline.streams.runtime.partition import Hook, Partition, Surroundings
+from driftline.streams.runtime.stall import StallWatch
+from driftline.streams.runtime.transport import FoldApp, Run
+
+logger = logging.getLogger(__name__)
+
+BROKER_TIMEOUT_S = 60.0  # to wait for a broker at the start, before a supervisor tries again
+STALL_S = 120.0  # well above a rebalance and what aiokafka's own retries take
+STALL_CHECK_S = 15.0
+STOP_TIMEOUT_S = 5.0  # stopping takes about a second; Faust and aiokafka have been seen to hang there
+
+
+@dataclass(frozen=True)
+class Source:
+    """One fold of a role: what it reads, and its name, which names its state topic and its Progress records."""
+
+    topic: str
+    fold: str
+    factory: FoldFactory
+
+
+@dataclass(frozen=True)
+class Ticker:
+    """Writes the wall clock into the log: the worker that owns partition p of the events topic sends it a Tick every
+    `interval_s`. Off in simulations, whose traffic carries its own ticks."""
+
+    clock: Clock = field(default_factory=SystemClock)
+    interval_s: float = 1.0  # windows close and detectors step at ticks: this much is added to their latency
+
+
+def _no_hook(step: str, partition: int) -> None: ...
+
+
+class FaustRole:
+    """One role's folds on a Faust app. `run` returns the process's exit code."""
+
+    def __init__(
+        self,
+        name: str,
+        config: KafkaConfig,
+        topics: Topics,
+        sources: Sequence[Source],
+        *,
+        ticker: Ticker | None = None,
+        hook: Hook = _no_hook,
+    ) -> None:
+        self.name = name
+        self._config = config
+        self._topics = topics
+        self._sources = {source.topic: source for source in sources}
+        self._ticker = ticker
+        self._clock: Clock = SystemClock()
+        self._around = Surroundings(config, topics, self._clock, self._send, self._is_current, hook)
+        self._epoch = 0
+        self._partitions: dict[TP, Partition] = {}
+        self._stop = asyncio.Event()
+        self._failed = asyncio.Event()
+        self._app = FoldApp(f"{topics.prefix}.{name}", config, self)
+        for source in sources:
+            topic = self._app.topic(source.topic, value_serializer="raw", key_serializer="raw")
+            self._app.agent(topic, name=source.fold, isolated_partitions=True)(self._agent)
+
+    async def run(self) -> int:
+        """Work until SIGTERM, SIGINT or a failure."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        tasks = [asyncio.create_task(self._start()), asyncio.create_task(self._watch())]
+        if self._ticker is not None:
+            tasks.append(asyncio.create_task(self._tick(self._ticker)))
+        for task in tasks:
+            task.add_done_callback(self._task_ended)
+        await self._app.wait_first(self._stop.wait(), self._failed.wait())  # ends when the app crashes, too
+        if self._app.crashed:
+            self._fail("crashed inside Faust", self._app.crash_reason)
+        for task in tasks:
+            task.cancel()
+        await self._end()
+        return int(self._failed.is_set())
+
+    async def _start(self) -> None:
+        await wait_for_broker(self._config, BROKER_TIMEOUT_S)
+        names = [self._topics.progress]
+        for source in self._sources.values():
+            names += [source.topic, self._topics.state(source.fold)]
+        await require_topics(self._config, names)
+        await self._app.start()
+
+    async def _end(self) -> None:
+        try:
+            async with asyncio.timeout(STOP_TIMEOUT_S):
+                await self._app.stop()
+        except TimeoutError:
+            logger.warning("Role %s did not stop within %g s and is ended.", self.name, STOP_TIMEOUT_S)
+            logging.shutdown()
+            os._exit(int(self._failed.is_set()))  # nothing is lost: it starts again from its states
+
+    def _task_ended(self, task: "asyncio.Task[None]") -> None:
+        if not task.cancelled() and task.exception() is not None:
+            self._fail("cannot go on", task.exception())
+
+    def _fail(self, what: str, error: BaseException | None) -> None:
+        if not self._failed.is_set():
+            # A known error says in its message what to do; for the others the way there matters.
+            trace = None if isinstance(error, DriftlineError) else error
+            logger.error("Role %s %s and stops: %s", self.name, what, error or repr(error), exc_info=trace)
+        self._failed.set()
+
+    async def _agent(self, stream: Any) -> None:
+        async for event in stream.noack().events():
+            run: Run = event.message.value
+            partition = self._partition_of(run)
+            if partition is None:
+                continue  # handed out before the last rebalance; it is read again from the state on
+            try:
+                await partition.take(run, event.ack)
+            except Exception as error:  # noqa: BLE001 (whatever it is: Faust would acknowledge the run and go on)
+                where = f"{run.topic}[{run.partition}], offsets {run.position} to {run.offset}"
+                self._fail(f"failed on {where}, having absorbed {partition.offset},", error)
+                await asyncio.Event().wait()  # until the process ends
+
+    def _partition_of(self, run: Run) -> Partition | None:
+        partition = self._partitions.get(TP(run.topic, run.partition))
+        return partition if partition is not None and partition.epoch == run.epoch else None
+
+    def _is_current(self, partition: Partition) -> bool:
+        return self._partitions.get(TP(partition.topic, partition.number)) is partition
+
+    # What the transport asks of us (`transport.Feed`).
+
+    def revoked(self) -> None:
+        self._partitions = {}
+
+    def failed(self, error: Exception) -> None:
+        self._fail("cannot load its states", error)
+
+    def busy(self, tp: TP) -> bool:
+        partition = self._partitions.get(tp)
+        return partition is not None and partition.busy
+
+    def handed_out(self, run: Run) -> None:
+        partition = self._partition_of(run)
+        if partition is not None:
+            partition.handed_out(run)
+
+    async def positions(self, assigned: set[TP]) -> tuple[int, dict[TP, int]]:
+        """Build every assigned partition's fold from its state; each starts at the record after it."""
+        self._epoch += 1
+        epoch = self._epoch
+        places = {tp: self._state_place(tp) for tp in assigned}
+        async with asyncio.timeout(2 * self._config.request_timeout_s), self._reader() as reader:
+            newest = await states.read_newest(reader, places.values())
+            beginnings = await reader.beginning_offsets([TopicPartition(*tp) for tp in assigned])
+        partitions = {}
+        for tp, place in places.items():
+            state = states.decode(newest[place].value) if place in newest else None
+            partitions[tp] = self._open(tp, epoch, state, beginnings[TopicPartition(*tp)])
+        self._partitions = partitions
+        positions = {tp: partition.offset + 1 for tp, partition in partitions.items()}
+        where = ", ".join(f"{tp.topic}[{tp.partition}]@{offset}" for tp, offset in sorted(positions.items()))
+        logger.info("Role %s starts at %s.", self.name, where or "nothing: it has no partition")
+        mark_ready()
+        return epoch, positions
+
+    @asynccontextmanager
+    async def _reader(self) -> AsyncIterator[AIOKafkaConsumer]:
+        consumer = AIOKafkaConsumer(
+            **self._config.client_options(),
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            fetch_max_wait_ms=self._config.fetch_max_wait_ms,
+        )
+        await consumer.start()
+        try:
+            yield consumer
+        finally:
+            await consumer.stop()
+
+    def _state_place(self, tp: TP) -> TopicPartition:
+        return TopicPartition(self._topics.state(self._sources[tp.topic].fold), tp.partition)
+
+    def _open(self, tp: TP, epoch: int, state: states.State | None, beginning: int) -> Partition:
+        source = self._sources[tp.topic]
+        fold = source.factory(tp.partition, None if state is None else state.snapshot)
+        fresh = states.State(beginning - 1, {}, b"")
+        if state is not None and state.offset < fresh.offset:
+            lost = fresh.offset - state.offset
+            message = "%d records of %s[%d] were deleted by retention before %s had absorbed them."
+            logger.error(message, lost, tp.topic, tp.partition, source.fold)
+            state = states.State(fresh.offset, state.published, b"")
+        return Partition(tp.topic, tp.partition, epoch, source.fold, fold, state or fresh, self._around)
+
+    async def _watch(self) -> None:
+        watch: StallWatch[TP] = StallWatch(STALL_S)
+        while True:
+            await asyncio.sleep(STALL_CHECK_S)
+            partitions = self._partitions
+            try:
+                async with asyncio.timeout(self._config.request_timeout_s), self._reader() as reader:
+                    ends = await reader.end_offsets([TopicPartition(*tp) for tp in partitions])
+                    positions = {tp: await self._app.consumer.position(tp) or 0 for tp in partitions}
+            except (KafkaError, TimeoutError) as error:  # the broker is away, or a rebalance goes on: that is no stall
+                logger.debug("Positions of role %s are not known: %r.", self.name, error)
+                continue
+            working = [tp for tp, partition in partitions.items() if partition.working]
+            for tp in watch.look(
+                self._clock.monotonic(), positions, {TP(*tp): end for tp, end in ends.items()}, working
+            ):
+                what = f"got nothing of {tp.topic}[{tp.partition}] for {STALL_S:g} s"
+                raise RetryableError(f"{what}: it stands at {positions[tp]}, the log goes on")
+
+    # Sending.
+
+    async def _send(self, outputs: Sequence[Output], partition: int) -> list[RecordMetadata]:
+        """Send all, then await every ack."""
+        producer = self._app.producer
+        try:
+            async with asyncio.timeout(2 * self._config.request_timeout_s):
+                acks = [
+                    await producer.send(output.topic, output.key, output.value, partition, timestamp=None, headers=None)
+                    for output in outputs
+                ]
+                return await asyncio.gather(*acks)
+        except (TimeoutError, KafkaError) as error:
+            names = ", ".join(sorted({output.topic for output in outputs}))
+            raise RetryableError(
+                f"Kafka at {self._config.brokers} did not take records for {names}: {error!r}"
+            ) from error
+
+    async def _tick(self, ticker: Ticker) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time()
+        while True:
+            due = max(due + ticker.interval_s, loop.time())
+            await asyncio.sleep(due - loop.time())
+            mine = [tp.partition for tp in self._partitions if tp.topic == self._topics.events]
+            if mine:
+                value = encode_event(Tick(ts=ticker.clock.now(), source=self.name))
+                await asyncio.gather(
+                    *(self._send([Output(self._topics.events, None, value)], number) for number in mine)
+                )
+
+
+def run_faust_role(
+    name: str,
+    config: KafkaConfig,
+    topics: Topics,
+    sources: Sequence[Source],
+    *,
+    ticker: Ticker | None = None,
+    hook: Hook = _no_hook,
+) -> None:
+    """Run a role until SIGTERM or SIGINT, in a process of its own: blocks, and exits the process with 1 on failure."""
+    # mode logs the starts and stops of its subclasses, ours too, under their module's name.
+    for noisy in ("faust", "mode", "aiokafka", "driftline.streams.runtime.transport"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+    async def main() -> int:
+        return await FaustRole(name, config, topics, sources, ticker=ticker, hook=hook).run()
+
+    code = asyncio.run(main())
+    if code:
+        sys.exit(code)

@@ -1,0 +1,31 @@
+"""One running stack for all end-to-end tests."""
+
+import signal
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from pydantic import SecretStr
+
+from driftline.sinks.clickhouse.config import ClickHouseConfig
+from driftline.streams.runtime.config import KafkaConfig
+from tests.brokers import Kafka
+from tests.e2e.stack import RunningStack, stack_environment, start_stack
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
+    folder = tmp_path_factory.mktemp("stack")
+    environment = stack_environment(folder / "state")
+    process = start_stack(environment, folder / "up.log")
+    brokers = f"127.0.0.1:{environment['DRIFTLINE_STACK__KAFKA_PORT']}"
+    dsn = f"http://127.0.0.1:{environment['DRIFTLINE_STACK__CLICKHOUSE_PORT']}"
+    kafka = KafkaConfig(partitions=2).for_embedded().model_copy(update={"brokers": brokers})
+    yield RunningStack(process, environment, kafka, ClickHouseConfig(dsn=SecretStr(dsn)))
+    process.send_signal(signal.SIGINT)
+    process.wait(timeout=10)
+
+
+@pytest.fixture
+async def events(stack: RunningStack) -> AsyncIterator[Kafka]:
+    async with Kafka(stack.kafka) as kafka:
+        yield kafka

@@ -1,0 +1,128 @@
+"""A small role for tests, run as a process: sums of score values per partition and event-time window of 10 s.
+
+python sums_role.py '{"brokers": …, "prefix": …, "partitions": …, …}'   fields of KafkaConfig, and of `Options`
+"""
+
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from driftline.schemas.codec import decode_events, pack, unpack
+from driftline.schemas.events import Score, Tick
+from driftline.schemas.topics import Topics
+from driftline.streams.fold import Output, Record
+from driftline.streams.runtime import worker
+from driftline.streams.runtime.config import KafkaConfig
+from driftline.streams.runtime.worker import Source, Ticker, run_faust_role
+
+WINDOW_US = 10_000_000
+ROLE = "monitor"
+SECOND = "drift"
+
+
+class Sum(msgspec.Struct, frozen=True):
+    """The result of one window; `id` names it."""
+
+    id: str
+    revision: int
+    count: int
+    total: float
+
+
+class _State(msgspec.Struct):
+    watermark: int | None = None
+    open: dict[int, tuple[int, float]] = {}
+    padding: bytes = b""
+
+
+class Sums:
+    def __init__(self, topics: Topics, partition: int, snapshot: bytes | None, padding: int = 0) -> None:
+        self._topic = topics.windows
+        self._partition = partition
+        self._state = _State(padding=os.urandom(padding)) if snapshot is None else unpack(snapshot, _State)
+
+    @property
+    def watermark(self) -> int | None:
+        return self._state.watermark
+
+    async def absorb(self, records: Sequence[Record]) -> list[Output]:
+        outputs = []
+        for record in records:
+            if record.value == b"poison":
+                raise ValueError("this fold does not take poison")
+            for event in decode_events(record.value).events:
+                if isinstance(event, Score):
+                    window = event.ts // WINDOW_US
+                    count, total = self._state.open.get(window, (0, 0.0))
+                    self._state.open[window] = (count + 1, total + event.value)
+                elif isinstance(event, Tick):
+                    self._state.watermark = max(event.ts, self._state.watermark or 0)
+                    outputs += self._close(record.offset)
+        return outputs
+
+    def _close(self, revision: int) -> list[Output]:
+        outputs = []
+        for window in sorted(self._state.open):
+            if (window + 1) * WINDOW_US <= (self._state.watermark or 0):
+                count, total = self._state.open.pop(window)
+                result = Sum(f"{self._partition}/{window}", revision, count, total)
+                outputs.append(Output(self._topic, result.id.encode(), msgspec.json.encode(result)))
+        return outputs
+
+    def snapshot(self) -> bytes:
+        return pack(self._state)
+
+
+class Options(msgspec.Struct, kw_only=True):
+    kill_at: str = ""  # a step of the cycle: kill -9 this process there …
+    kill_after: int = 1  # … when it is reached for the n-th time
+    padding: int = 0  # bytes of incompressible state
+    ticker: bool = False
+    deaf: bool = False  # fetches nothing, as if the consumer had gone silent
+    second_source: bool = False  # the same fold over the embeddings topic
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    arguments: dict[str, Any] = json.loads(sys.argv[1])
+    names = [name for name in Options.__struct_fields__ if name in arguments]
+    options = msgspec.convert({name: arguments.pop(name) for name in names}, Options)
+    config = KafkaConfig(**arguments)
+    topics = Topics(config.prefix)
+    reached = 0
+    worker.STALL_CHECK_S = 0.5  # so that every test has the watch at work
+    if options.deaf:
+        worker.STALL_S = 1.0
+        worker.FaustRole.busy = lambda *_: True  # type: ignore[method-assign]
+
+    def hook(step: str, partition: int) -> None:
+        nonlocal reached
+        if step == options.kill_at:
+            reached += 1
+            if reached == options.kill_after:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def fold(partition: int, snapshot: bytes | None) -> Sums:
+        return Sums(topics, partition, snapshot, options.padding)
+
+    sources = [Source(topics.events, ROLE, fold)]
+    if options.second_source:
+        sources.append(Source(topics.embeddings, SECOND, fold))
+    run_faust_role(
+        ROLE,
+        config,
+        topics,
+        sources,
+        ticker=Ticker(interval_s=0.05) if options.ticker else None,
+        hook=hook,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,334 @@
+"""The promise of the runtime: whatever dies when, each window's result is what an undisturbed run gives."""
+
+import asyncio
+import json
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from driftline.schemas.codec import decode, encode_event, encode_events
+from driftline.schemas.events import Score, Tick
+from driftline.schemas.results import Progress
+from driftline.streams.runtime.config import KafkaConfig
+from tests.brokers import ApacheKafka, Broker, Kafka, eventually
+from tests.streams.runtime.sums_role import ROLE, SECOND, WINDOW_US, Sum
+
+START_US = 170_000_000 * WINDOW_US
+STEPS = ("absorbed", "published", "progressed", "saved", "acked")
+
+
+class Worker:
+    """The role `sums_role.py` in a process."""
+
+    def __init__(self, config: KafkaConfig, log: Path, **options: Any) -> None:
+        arguments = {**config.model_dump(mode="json", exclude_none=True), **options}
+        self._log = log
+        with log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, str(Path(__file__).with_name("sums_role.py")), json.dumps(arguments)],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    @property
+    def said(self) -> str:
+        return self._log.read_text()
+
+    async def exit_code(self, timeout_s: float = 30.0) -> int:
+        async with asyncio.timeout(timeout_s):
+            return await asyncio.to_thread(self.process.wait)
+
+    async def terminate(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return await self.exit_code()
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+
+
+class Traffic:
+    """Scores in random windows' order, with a tick after each window, and what their sums must be."""
+
+    def __init__(self, kafka: Kafka, seed: int = 0) -> None:
+        self._kafka = kafka
+        self._random = random.Random(seed)
+        self._window = 0
+        self.truth: dict[str, tuple[int, float]] = {}
+        self.last_offsets: dict[int, int] = {}
+
+    async def send(self, windows: int) -> None:
+        for _ in range(windows):
+            start = START_US + self._window * WINDOW_US
+            for partition in range(self._kafka.config.partitions):
+                scores = [self._score(start) for _ in range(self._random.randint(1, 20))]
+                id_ = f"{partition}/{start // WINDOW_US}"
+                self.truth[id_] = (len(scores), sum(score.value for score in scores))
+                cut = self._random.randint(0, len(scores))
+                values = [encode_events(list(scores[:cut])), *map(encode_event, scores[cut:])]
+                await self._kafka.send_many(self._kafka.topics.events, values, partition=partition)
+                tick = encode_event(Tick(ts=start + WINDOW_US))
+                sent = await self._kafka.send(self._kafka.topics.events, tick, partition=partition)
+                self.last_offsets[partition] = sent.offset
+            self._window += 1
+
+    def _score(self, start: int) -> Score:
+        value = self._random.randint(0, 100)
+        ts = start + self._random.randrange(WINDOW_US)
+        return Score(app="app", ts=ts, id=f"s{self._random.random()}", trace_id="t", name="n", value=value)
+
+    async def absorbed(self) -> bool:
+        done: dict[int, int] = {}
+        for record in await self._kafka.read(self._kafka.topics.progress):
+            progress = decode(record.value, Progress)
+            assert progress.role == ROLE
+            done[progress.partition] = max(progress.offset, done.get(progress.partition, -1))
+        return all(done.get(partition, -1) >= offset for partition, offset in self.last_offsets.items())
+
+    async def grown(self, windows: int) -> bool:
+        return len(self.truth) >= windows
+
+    async def check(self) -> None:
+        """Every window is there and right, and all copies of an id are the same bytes."""
+        copies: dict[str, set[bytes]] = {}
+        for record in await self._kafka.read(self._kafka.topics.windows):
+            result = msgspec.json.decode(record.value, type=Sum)
+            assert result.id.startswith(f"{record.partition}/")
+            copies.setdefault(result.id, set()).add(record.value)
+        assert {id_: len(values) for id_, values in copies.items() if len(values) > 1} == {}
+        found = {id_: msgspec.json.decode(min(values), type=Sum) for id_, values in copies.items()}
+        assert {id_: (result.count, result.total) for id_, result in found.items()} == self.truth
+
+
+@pytest.fixture
+def workers(tmp_path: Path) -> Iterator[list[Worker]]:
+    started: list[Worker] = []
+    yield started
+    for worker in started:
+        worker.end()
+
+
+@pytest.fixture
+async def quick(broker: Broker) -> AsyncIterator[Kafka]:
+    """Checkpoints at nearly every run, and short sessions, so that restarts are quick."""
+    config = broker.config(checkpoint_s=0.05, session_timeout_s=1.0, heartbeat_interval_s=0.2)
+    async with Kafka(config) as kafka:
+        yield kafka
+
+
+async def test_a_worker_killed_at_any_step_loses_and_repeats_nothing(
+    quick: Kafka, workers: list[Worker], tmp_path: Path
+) -> None:
+    traffic = Traffic(quick)
+    for step in STEPS:
+        worker = Worker(quick.config, tmp_path / f"{step}.log", kill_at=step, kill_after=3)
+        workers.append(worker)
+        async with feeding(traffic):
+            assert await worker.exit_code() == -signal.SIGKILL, worker.said
+    last = Worker(quick.config, tmp_path / "last.log")
+    workers.append(last)
+    await traffic.send(3)
+    await eventually(traffic.absorbed, "everything absorbed")
+    await traffic.check()
+    assert await last.terminate() == 0, last.said
+
+
+@asynccontextmanager
+async def feeding(traffic: Traffic) -> AsyncIterator[None]:
+    """Traffic until the end of the block; stops between windows."""
+    enough = asyncio.Event()
+
+    async def feed() -> None:
+        while not enough.is_set():
+            await traffic.send(1)
+            await asyncio.sleep(0.02)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(feed())
+        try:
+            yield
+        finally:
+            enough.set()
+
+
+async def owns(worker: Worker, partitions: int) -> None:
+    async def last_start() -> bool:
+        starts = [line for line in worker.said.splitlines() if "starts at" in line]
+        return bool(starts) and starts[-1].count("@") == partitions
+
+    await eventually(last_start, f"a worker owns {partitions} partitions")
+
+
+async def test_partitions_move_between_workers_with_a_large_state(
+    quick: Kafka, workers: list[Worker], tmp_path: Path
+) -> None:
+    def start(name: str) -> Worker:
+        worker = Worker(
+            quick.config, tmp_path / f"{name}.log", padding=1_500_000
+        )  # more than Kafka's 1 MB for a record
+        workers.append(worker)
+        return worker
+
+    traffic = Traffic(quick)
+    first = start("first")
+    await owns(first, 2)
+    second = start("second")
+    async with feeding(traffic):
+        await owns(second, 1)
+        await owns(first, 1)
+        assert await first.terminate() == 0, first.said
+        await owns(second, 2)
+        second.process.kill()
+        third = start("third")
+        await owns(third, 2)
+    await traffic.send(2)
+    await eventually(traffic.absorbed, "what the dead left")
+    await traffic.check()
+    assert await third.terminate() == 0, third.said
+    states = await quick.read(quick.topics.state(ROLE))
+    assert {record.key for record in states} == {b"p0", b"p1"}
+    assert all(len(record.value) > 1_500_000 for record in states)
+
+
+@pytest.mark.slow
+async def test_a_frozen_worker_that_comes_back_does_no_harm(
+    quick: Kafka, workers: list[Worker], tmp_path: Path
+) -> None:
+    traffic = Traffic(quick)
+    frozen = Worker(quick.config, tmp_path / "frozen.log")
+    workers.append(frozen)
+    async with feeding(traffic):
+        await owns(frozen, 2)
+        await eventually(partial(traffic.grown, 6), "some windows")
+        for number in range(2):
+            frozen.process.send_signal(signal.SIGSTOP)
+            other = Worker(quick.config, tmp_path / f"other{number}.log")
+            workers.append(other)
+            await owns(other, 2)
+            await eventually(partial(traffic.grown, len(traffic.truth) + 20), "windows of the other worker")
+            frozen.process.send_signal(signal.SIGCONT)
+            await owns(frozen, 1)
+            other.process.kill()
+            await owns(frozen, 2)
+    await eventually(traffic.absorbed, "everything absorbed")
+    await traffic.check()
+    assert await frozen.terminate() == 0, frozen.said
+
+
+async def test_a_fold_that_raises_ends_the_process_and_acknowledges_nothing(
+    embedded_kafka: Broker, workers: list[Worker], tmp_path: Path
+) -> None:
+    async with Kafka(
+        embedded_kafka.config(checkpoint_s=0.01, session_timeout_s=1.0, heartbeat_interval_s=0.2)
+    ) as kafka:
+        traffic = Traffic(kafka)
+        await traffic.send(1)
+        await kafka.send(kafka.topics.events, b"poison", partition=1)
+        worker = Worker(kafka.config, tmp_path / "worker.log")
+        workers.append(worker)
+        assert await worker.exit_code() == 1
+        assert f"{kafka.topics.events}[1], offsets 0 to " in worker.said
+        assert "this fold does not take poison" in worker.said
+        assert {record.key for record in await kafka.read(kafka.topics.state(ROLE))} <= {b"p0"}
+
+
+async def test_one_role_runs_two_folds_and_the_ticker_writes_the_clock_for_the_first(
+    embedded_kafka: Broker, workers: list[Worker], tmp_path: Path
+) -> None:
+    async with Kafka(embedded_kafka.config(session_timeout_s=1.0, heartbeat_interval_s=0.2)) as kafka:
+        await kafka.send(kafka.topics.embeddings, encode_event(Tick(ts=START_US)), partition=1)
+        worker = Worker(kafka.config, tmp_path / "worker.log", ticker=True, second_source=True)
+        workers.append(worker)
+
+        async def absorbed() -> bool:
+            found = [decode(record.value, Progress) for record in await kafka.read(kafka.topics.progress)]
+            ticks = [len({p.watermark for p in found if (p.role, p.partition) == (ROLE, n)}) for n in (0, 1)]
+            second = [(p.topic, p.partition, p.watermark) for p in found if p.role == SECOND]
+            return min(ticks) >= 3 and second == [(kafka.topics.embeddings, 1, START_US)]
+
+        await eventually(absorbed, "three ticks on each partition, and the other topic's record")
+        await eventually(lambda: committed(kafka), "committed offsets, from which lag is measured")
+        assert await worker.terminate() == 0
+
+
+async def test_a_consumer_that_went_silent_ends_the_process(
+    embedded_kafka: Broker, workers: list[Worker], tmp_path: Path
+) -> None:
+    async with Kafka(embedded_kafka.config(session_timeout_s=1.0, heartbeat_interval_s=0.2)) as kafka:
+        await kafka.tick(START_US)
+        worker = Worker(kafka.config, tmp_path / "worker.log", deaf=True)
+        workers.append(worker)
+        assert await worker.exit_code() == 1
+        assert f"got nothing of {kafka.topics.events}[0] for 1 s: it stands at 0, the log goes on" in worker.said
+
+
+async def committed(kafka: Kafka) -> bool:
+    consumer = AIOKafkaConsumer(
+        group_id=f"{kafka.config.prefix}.{ROLE}", enable_auto_commit=False, **kafka.config.client_options()
+    )
+    await consumer.start()
+    try:
+        offsets = [await consumer.committed(TopicPartition(kafka.topics.events, number)) for number in (0, 1)]
+        return all((offset or 0) > 0 for offset in offsets)
+    finally:
+        await consumer.stop()
+
+
+async def test_a_missing_topic_is_one_clear_line(embedded_kafka: Broker, workers: list[Worker], tmp_path: Path) -> None:
+    config = embedded_kafka.config()
+    worker = Worker(config, tmp_path / "worker.log")
+    workers.append(worker)
+    assert await worker.exit_code() == 1
+    assert worker.said.count("\n") == 1
+    assert f"Topic {config.prefix}.progress is missing: run `driftline topics apply`" in worker.said
+
+
+async def test_no_broker_does_not_keep_it_from_stopping(free_port: int, workers: list[Worker], tmp_path: Path) -> None:
+    worker = Worker(KafkaConfig(brokers=f"127.0.0.1:{free_port}"), tmp_path / "worker.log")
+    workers.append(worker)
+
+    async def waits() -> bool:
+        return "Waiting for Kafka" in worker.said
+
+    await eventually(waits, "it waits for a broker")
+    assert await worker.terminate() == 0
+
+
+@pytest.mark.slow
+@pytest.mark.kafka
+async def test_a_broker_killed_under_load_costs_nothing_and_no_restart(
+    apache_kafka_home: Path, workers: list[Worker], tmp_path: Path
+) -> None:
+    node = ApacheKafka(apache_kafka_home, tmp_path)
+    node.format()
+    node.start()
+    try:
+        config = KafkaConfig(brokers=node.brokers, prefix="t", partitions=2, checkpoint_s=0.05)
+        async with Kafka(config) as kafka:
+            worker = Worker(config, tmp_path / "worker.log")
+            workers.append(worker)
+            traffic = Traffic(kafka)
+            await traffic.send(2)
+            await eventually(traffic.absorbed, "everything before")
+            async with feeding(traffic):
+                for _ in range(2):
+                    await asyncio.to_thread(node.kill)
+                    await asyncio.to_thread(node.start)
+                    enough = len(traffic.truth) + 10
+                    await eventually(partial(traffic.grown, enough), "traffic flows again", timeout_s=60)
+            await eventually(traffic.absorbed, "everything after")
+            await traffic.check()
+            assert await worker.terminate() == 0, worker.said
+    finally:
+        node.kill()

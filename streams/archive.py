@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 0.5  # the longest that a stop goes unnoticed on a quiet stream
 STOP_S = 2.0  # after a stop, what is read gets this long to be written; the rest is read again after the next start
+FETCH_WAIT_MS = 250  # rows wait for their batch anyway, and idle fetches cost the broker
 REBALANCE_S = 60.0
 FETCH_BYTES = 4 * 2**20  # of a partition at once: more would hold up heartbeats while it is decoded
 FOREVER_MS = 2**31 - 1
@@ -283,7 +284,7 @@ async def _archive(
         rebalance_timeout_ms=round(REBALANCE_S * 1000),
         max_partition_fetch_bytes=FETCH_BYTES,
         **kafka.client_options(),
-        **kafka.group_options(),
+        **{**kafka.group_options(), "fetch_max_wait_ms": FETCH_WAIT_MS},
     )
     producer = AIOKafkaProducer(**kafka.client_options(), **{**kafka.producer_options(), "max_request_size": 2 * LARGE})
     try:

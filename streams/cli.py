@@ -12,23 +12,24 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 
-from driftline.schemas.errors import DriftlineError
+from driftline.schemas.errors import ConfigError, DriftlineError
 from driftline.streams.roles import ROLES
 from driftline.streams.settings import Settings, load_settings
+from driftline.streams.supervisor import EXIT_CONFIG
 
 console = Console()
 errors = Console(stderr=True)
 
 
 class Cli(click.Group):
-    """Expected failures are one line and exit code 2, not a traceback."""
+    """Expected failures are one line and an exit code, not a traceback."""
 
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
         except DriftlineError as error:
             errors.print(f"[bold red]driftline:[/] {error}", highlight=False, soft_wrap=True)
-            ctx.exit(2)
+            ctx.exit(EXIT_CONFIG if isinstance(error, ConfigError) else 1)
 
 
 @click.group(cls=Cli, context_settings={"help_option_names": ["-h", "--help"]})

@@ -69,7 +69,7 @@ class EmbeddedKafka:
             stderr=subprocess.STDOUT,
             # A group of its own: Ctrl-C in the terminal must stop the roles first, and the broker after them.
             start_new_session=True,
-            preexec_fn=_die_with_parent(),
+            preexec_fn=die_with_parent(),
         )
         deadline = time.monotonic() + timeout_s
         while not _accepts(self.port):
@@ -136,8 +136,8 @@ def _accepts(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def _die_with_parent() -> Callable[[], None] | None:
-    """Runs in the child: on Linux the kernel kills it when the thread that started it ends."""
+def die_with_parent() -> Callable[[], None] | None:
+    """For `Popen(preexec_fn=…)`: on Linux the kernel kills the child when the thread that started it ends."""
     if not sys.platform.startswith("linux"):
         return None
     libc = ctypes.CDLL(None, use_errno=True)

@@ -73,14 +73,14 @@ class LocalStack:
         return RoleSpec(
             name,
             (sys.executable, "-m", "driftline.streams.cli", *config, "worker", "--role", name),
-            {**_changes(self._settings.kafka, self.kafka), f"{PREFIX}CLICKHOUSE__DSN": self._server.dsn, **self._env},
+            {**_environment(self.kafka), f"{PREFIX}CLICKHOUSE__DSN": self._server.dsn, **self._env},
         )
 
 
-def _changes(before: KafkaConfig, after: KafkaConfig) -> dict[str, str]:
-    """What differs, as environment variables."""
-    old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
-    return {f"{PREFIX}KAFKA__{key.upper()}": str(value) for key, value in new.items() if value != old[key]}
+def _environment(kafka: KafkaConfig) -> dict[str, str]:
+    """The whole section, but for secrets: those the roles find where we found them."""
+    values = kafka.model_dump(mode="json", exclude_none=True, exclude={"sasl_password", "ssl_keypassword"})
+    return {f"{PREFIX}KAFKA__{key.upper()}": str(value) for key, value in values.items()}
 
 
 def _free_port() -> int:

@@ -43,6 +43,7 @@ POLL_MS = 500  # how soon the loop notices that it shall stop
 PATIENCE = 20  # polls without a record before a partition that should have more is taken as read
 GRACE_S = 2.0  # for a delivery under way when the role stops; the supervisor waits three seconds
 NEVER = -1  # instead of a committed offset
+FETCH_WAIT_MS = 250  # nobody notices a quarter of a second, and idle fetches cost the broker
 IDLE_MS = 24 * 3_600_000  # a receiver that is down for hours must not cost the group membership
 
 
@@ -100,7 +101,7 @@ class Courier(ConsumerRebalanceListener):
         self._committed: dict[TopicPartition, int] = {}  # of the partitions that are ours; NEVER at a first start
         self._consumer = AIOKafkaConsumer(
             **kafka.client_options(),
-            **kafka.group_options(),
+            **{**kafka.group_options(), "fetch_max_wait_ms": FETCH_WAIT_MS},
             group_id=f"{topics.prefix}.notify.{notifier.name}",
             max_poll_interval_ms=IDLE_MS,
         )

@@ -47,7 +47,12 @@ class TickConfig(Config):
 
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, validate_default=True
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        validate_default=True,
+        hide_input_in_errors=True,  # what stands under a mistyped key may be a secret
     )
 
     kafka: KafkaConfig = KafkaConfig()

@@ -18,6 +18,7 @@ from aiokafka.structs import ConsumerRecord, RecordMetadata
 from driftline.schemas.codec import encode_event, encode_events
 from driftline.schemas.events import Event, Tick
 from driftline.schemas.topics import Topics
+from driftline.streams.embedded_kafka import die_with_parent
 from driftline.streams.runtime.admin import apply_topics
 from driftline.streams.runtime.config import KafkaConfig
 
@@ -90,6 +91,7 @@ class ApacheKafka:
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=die_with_parent(),
         )
         log.close()
         deadline = time.monotonic() + START_TIMEOUT_S

@@ -8,7 +8,7 @@ from typing import Any
 import cramjam
 import pytest
 
-from driftline.schemas.events import MICROSECONDS, Event, Release, Score, Trace
+from driftline.schemas.events import MICROSECONDS, Release, Score, Trace
 from driftline.schemas.ids import unit_interval
 
 DATA = Path(os.environ.get("DRIFTLINE_TEST_DATA", Path(__file__).parents[2] / "shared" / "data")) / "alpaca_eval"
@@ -21,11 +21,13 @@ def answers(model: str) -> dict[str, dict[str, Any]]:
     return {row["instruction"]: row for row in map(json.loads, lines)}
 
 
-def single_pass(app: str, start: int, stable: str, canary: str, share: float, salt: str) -> list[Event]:
+def single_pass(
+    app: str, start: int, stable: str, canary: str, share: float, salt: str
+) -> list[Trace | Score | Release]:
     """Each prompt once, two a second, to the arm that its hash says."""
     arms = {"v1": answers(stable), "v2": answers(canary)}
     prompts = sorted(arms["v1"].keys() & arms["v2"].keys(), key=lambda prompt: unit_interval(salt, prompt))
-    events: list[Event] = [
+    events: list[Trace | Score | Release] = [
         Release(
             app=app,
             ts=start,

@@ -15,17 +15,20 @@ from driftline.streams.demo.summary import Summary
 from driftline.streams.demo.view import DemoView
 from driftline.streams.local_stack import LocalStack
 from driftline.streams.roles import ROLES
-from driftline.streams.runtime.admin import delete_topics
+from driftline.streams.runtime.admin import delete_topics, wait_for_broker
 from driftline.streams.runtime.config import KafkaConfig
 from driftline.streams.settings import Settings
 from driftline.streams.supervisor import run
 
 FOLDER = "demo"  # under the state folder: each run begins with nothing, the last one's data stays to be queried
+BROKER_ANSWERS_S = 10.0
 
 # The scenario brings its own time, wants every request embedded, and must not page anybody.
 OVERRIDES = {
     "DRIFTLINE_TICKS__ENABLED": "false",
     "DRIFTLINE_NOTIFY__DRY_RUN": "true",
+    "DRIFTLINE_DETECTORS__BUDGET__TICK_S": "5",  # 25 requests a step; a step a second is for busier apps
+    "DRIFTLINE_EMBED__THREADS": "2",  # at first every text is new and everybody waits for its embedding
     "DRIFTLINE_EMBED__SAMPLE__RATE": "1.0",
     "DRIFTLINE_EMBED__SAMPLE__BUDGET": "100000",
 }
@@ -46,6 +49,8 @@ def run_command(
     summaries: list[Summary] = []
 
     async def play(kafka: KafkaConfig, clickhouse: ClickHouseConfig) -> None:
+        await wait_for_broker(kafka, BROKER_ANSWERS_S)
+
         async def count(table: str) -> int:
             return await asyncio.to_thread(count_rows, clickhouse, table)
 
@@ -75,7 +80,7 @@ def _stack(settings: Settings, brokers: str | None, config_file: Path | None) ->
     folder = settings.stack.state_dir / FOLDER
     shutil.rmtree(folder, ignore_errors=True)
     local = settings.stack.model_copy(update={"state_dir": folder, "kafka_port": 0, "clickhouse_port": 0})
-    kafka = settings.kafka
+    kafka = settings.kafka.model_copy(update={"partitions": 1})  # one app is one partition
     if brokers:  # it may hold anything, an earlier demo too
         kafka = kafka.model_copy(update={"prefix": f"{kafka.prefix}-demo-{SystemClock().now()}"})
     return LocalStack(

@@ -36,7 +36,7 @@ CIRCUMSTANCES = (
     " Is there anything I can try before I call the service desk?",
     " Do I have to bring it in?",
 )  # fmt: skip
-LANGUAGE_PAIRS = 600  # spread over all languages; enough for a demo, and each text is embedded once
+LANGUAGE_PAIRS = 300  # spread over all languages; enough for a demo, and each text is embedded once
 CLOSINGS = ("", " Tell me if that did not help.", " If it happens again, open a ticket and we will replace it.")
 MAX_CHARS = 4_000  # a few entries are lists that their authors forgot to break up
 

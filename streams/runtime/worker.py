@@ -92,6 +92,7 @@ class FaustRole:
         self._partitions: dict[TP, Partition] = {}
         self._stop = asyncio.Event()
         self._failed = asyncio.Event()
+        self._ending = False
         self._app = FoldApp(f"{topics.prefix}.{name}", config, self)
         for source in sources:
             topic = self._app.topic(source.topic, value_serializer="raw", key_serializer="raw")
@@ -110,6 +111,7 @@ class FaustRole:
         await self._app.wait_first(self._stop.wait(), self._failed.wait())  # ends when the app crashes, too
         if self._app.crashed:
             self._fail("crashed inside Faust", self._app.crash_reason)
+        self._ending = True
         for task in tasks:
             task.cancel()
         await self._end()
@@ -133,7 +135,10 @@ class FaustRole:
             os._exit(int(self._failed.is_set()))  # nothing is lost: it starts again from its states
 
     def _task_ended(self, task: "asyncio.Task[None]") -> None:
-        if not task.cancelled() and task.exception() is not None:
+        if task.cancelled():
+            if not self._ending:
+                self._fail("lost one of its tasks", asyncio.CancelledError(task.get_name()))
+        elif task.exception() is not None:
             self._fail("cannot go on", task.exception())
 
     def _fail(self, what: str, error: BaseException | None) -> None:
@@ -184,6 +189,9 @@ class FaustRole:
         """Build every assigned partition's fold from its state; each starts at the record after it."""
         self._epoch += 1
         epoch = self._epoch
+        if not assigned:
+            self._partitions = {}
+            return epoch, {}
         places = {tp: self._state_place(tp) for tp in assigned}
         async with asyncio.timeout(2 * self._config.request_timeout_s), self._reader() as reader:
             newest = await states.read_newest(reader, places.values())
@@ -195,7 +203,7 @@ class FaustRole:
         self._partitions = partitions
         positions = {tp: partition.offset + 1 for tp, partition in partitions.items()}
         where = ", ".join(f"{tp.topic}[{tp.partition}]@{offset}" for tp, offset in sorted(positions.items()))
-        logger.info("Role %s starts at %s.", self.name, where or "nothing: it has no partition")
+        logger.info("Role %s starts at %s.", self.name, where)
         mark_ready()
         return epoch, positions
 
@@ -232,6 +240,8 @@ class FaustRole:
         while True:
             await asyncio.sleep(STALL_CHECK_S)
             partitions = self._partitions
+            if not partitions:
+                continue
             try:
                 async with asyncio.timeout(self._config.request_timeout_s), self._reader() as reader:
                     ends = await reader.end_offsets([TopicPartition(*tp) for tp in partitions])

@@ -50,7 +50,7 @@ def test_every_incident_is_found_and_nothing_is_lost_or_false(embedded: dict[str
 
 
 def test_apache_kafka_gives_the_same_account(embedded: dict[str, Any], apache_kafka: Broker, tmp_path: Path) -> None:
-    summary = run_demo(tmp_path, "--brokers", apache_kafka.brokers)
+    summary = run_demo(tmp_path, "--brokers", apache_kafka.config().brokers)
     assert {key: summary[key] for key in SAME} == {key: embedded[key] for key in SAME}
 
 

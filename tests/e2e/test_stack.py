@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,7 @@ async def reached(kafka: Kafka, ts: int) -> bool:
     return len(arrived) == kafka.config.partitions
 
 
-async def all_stored(stack: RunningStack, events: list[Event]) -> bool:
+async def all_stored(stack: RunningStack, events: Sequence[Event]) -> bool:
     [row] = await query(stack, "SELECT count() AS n FROM scores WHERE name = 'preference'")
     return int(row["n"]) == sum(isinstance(event, Score) for event in events)
 

@@ -1,5 +1,7 @@
 """The verdict on real answers with a judge's scores is known: a bad model goes, the same model stays."""
 
+from collections.abc import Sequence
+
 import pytest
 
 from driftline.detectors.config import DetectorsConfig
@@ -15,7 +17,7 @@ from tests.streams.monitor.log import START, Log, run_log
 pytestmark = needs_answers
 
 
-async def rollbacks(events: list[Event], topics: Topics) -> list[RollbackSignal]:
+async def rollbacks(events: Sequence[Event], topics: Topics) -> list[RollbackSignal]:
     log = Log()
     log.extend(events, until=events[-1].ts + 120 * MICROSECONDS)
     fold = MonitorFold(MonitorConfig(), DetectorsConfig(), topics, Pricer(), None)

@@ -15,7 +15,7 @@ $(INSTALLED): pyproject.toml
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]' 2> >(grep -v "is ignored: it is neither" >&2)
 	@touch $@
 
-.PHONY: help setup run up test check format bench
+.PHONY: help setup run up test soak check format bench
 
 help: ## Show this help
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -29,7 +29,10 @@ up: $(INSTALLED) ## Set up, start the local stack for your own events
 	@$(BIN)/driftline up
 
 test: $(INSTALLED) ## Set up, run all tests (KAFKA_HOME adds Apache Kafka, a Docker engine adds containers)
-	@$(BIN)/pytest
+	@$(BIN)/pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile
+
+soak: $(INSTALLED) ## Run what takes minutes: whole demos, storms of failures
+	@$(BIN)/pytest -q -m slow
 
 check: $(INSTALLED) ## Format, lint, types, import direction: changes nothing
 	@$(BIN)/ruff format --check .

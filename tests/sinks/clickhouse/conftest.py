@@ -21,15 +21,16 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServe
         yield server
 
 
-@pytest.fixture(params=["embedded", "external"])
+EXTERNAL = os.environ.get("DRIFTLINE_TEST_CLICKHOUSE_DSN")
+
+
+@pytest.fixture(params=["embedded", "external"] if EXTERNAL else ["embedded"])
 def dsn(request: pytest.FixtureRequest) -> str:
     if request.param == "embedded":
         server: EmbeddedServer = request.getfixturevalue("embedded")
         return server.dsn
-    external = os.environ.get("DRIFTLINE_TEST_CLICKHOUSE_DSN")
-    if external is None:
-        pytest.skip("DRIFTLINE_TEST_CLICKHOUSE_DSN is not set: point it at a ClickHouse to test that as well")
-    return external
+    assert EXTERNAL
+    return EXTERNAL
 
 
 @pytest.fixture

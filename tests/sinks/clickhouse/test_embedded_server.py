@@ -19,6 +19,7 @@ from clickhouse_connect.driver.external import ExternalData
 from driftline.sinks.clickhouse.client import connect
 from driftline.sinks.clickhouse.config import ClickHouseConfig
 from driftline.sinks.clickhouse.embedded import EmbeddedServer
+from tests.sinks.clickhouse.conftest import EXTERNAL
 
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     "gzip": gzip.compress,
@@ -238,3 +239,10 @@ async def test_a_page_of_this_machine_may_ask(embedded: EmbeddedServer) -> None:
         http.post("/", headers={"Origin": "http://localhost:3000"}, data=b"SELECT 1") as response,
     ):
         assert await response.text() == "1\n"
+
+
+@pytest.mark.skipif(EXTERNAL is None, reason="DRIFTLINE_TEST_CLICKHOUSE_DSN is not set: a ClickHouse to test as well")
+def test_the_external_server_is_new_enough() -> None:
+    """With one, every test of this folder runs on it too."""
+    with clickhouse_connect.get_client(dsn=EXTERNAL) as client:
+        assert int(str(client.command("SELECT version()")).split(".")[0]) >= 24

@@ -75,7 +75,7 @@ def breaker(state: Literal["open", "half_open", "closed"], at: int) -> BreakerSi
 def test_the_corpus_is_what_it_claims(corpus: Corpus) -> None:
     assert len(corpus.everyday) > 1_000
     assert len(corpus.coding) > 90
-    assert 500 < len(corpus.languages) < 1_000
+    assert 250 < len(corpus.languages) < 1_000
     for pool in (corpus.everyday, corpus.coding, corpus.languages):
         assert len(set(pool)) == len(pool)
         assert all(pair.question.strip() and pair.answer.strip() for pair in pool)

@@ -88,6 +88,7 @@ def up(ctx: click.Context) -> None:
 
 @main.command()
 @click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Write the summary here.")
+@click.option("--picture", type=click.Path(path_type=Path, dir_okay=False), help="Save the final picture here, as SVG.")
 @click.option("--seed", default=7, show_default=True, help="Another seed is another day.")
 @click.option("--speed", type=click.FloatRange(min=0, min_open=True), help="At most so many event seconds a second.")
 @click.option(
@@ -96,13 +97,26 @@ def up(ctx: click.Context) -> None:
 @click.option("--attach", is_flag=True, help="Start nothing: use the Kafka, ClickHouse and roles of the settings.")
 @click.pass_context
 def demo(
-    ctx: click.Context, json_path: Path | None, seed: int, speed: float | None, brokers: str | None, attach: bool
+    ctx: click.Context,
+    json_path: Path | None,
+    picture: Path | None,
+    seed: int,
+    speed: float | None,
+    brokers: str | None,
+    attach: bool,
 ) -> None:
     """Five and a half hours of a support bot in about a minute: drift, a bad canary, an outage, a cost spike."""
     from driftline.streams.demo.command import run_command
 
     summary = run_command(
-        _settings(ctx), console, seed=seed, speed=speed, brokers=brokers, attach=attach, config_file=ctx.obj
+        _settings(ctx),
+        console,
+        seed=seed,
+        speed=speed,
+        brokers=brokers,
+        attach=attach,
+        config_file=ctx.obj,
+        picture=picture,
     )
     if json_path is not None:
         json_path.write_bytes(msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n")

@@ -129,4 +129,4 @@ def _apply_retention(client: Client, retention: RetentionConfig) -> None:
         if f"{ttl} " not in engines[f"{table}_raw"] + " ":
             # Old parts take the new time as they merge: rewriting them at once would stall a large installation.
             client.command(f"ALTER TABLE {table}_raw MODIFY {ttl} SETTINGS materialize_ttl_after_modify = 0")
-            logger.info("Rows of %s are kept for %d days.", table, n)
+            logger.debug("Rows of %s are kept for %d days.", table, n)

@@ -43,6 +43,7 @@ def run_command(
     brokers: str | None,
     attach: bool,
     config_file: Path | None,
+    picture: Path | None,
 ) -> Summary:
     """Start what is needed, play the scenario, stop everything. `brokers`: an own Kafka in place of the embedded one.
     `attach`: start nothing, the pipeline of the settings is running, with `ticks.enabled = false`."""
@@ -57,6 +58,8 @@ def run_command(
         with DemoView(console) as view:
             summaries.append(await run_demo(kafka, count, seed=seed, speed=speed, on_update=view.update))
         view.show(summaries[0])
+        if picture is not None:
+            view.save_picture(picture, summaries[0])
 
     if attach:
         asyncio.run(play(settings.kafka, settings.clickhouse))

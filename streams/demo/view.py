@@ -3,6 +3,8 @@
 from collections import deque
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from io import StringIO
+from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -18,6 +20,7 @@ from driftline.streams.demo.scenario import Scenario
 from driftline.streams.demo.summary import Summary
 
 BARS = "▁▂▃▄▅▆▇█"
+PICTURE_WIDTH = 120  # columns: alerts fit on a line
 MINUTES = 60  # of history in the sparklines
 LINES = 10  # of alerts and signals in the live picture
 
@@ -53,6 +56,7 @@ class DemoView:
         self._phase = ""
         self._open: dict[str, Alert] = {}
         self._pressure: dict[str, float] = {}  # evidence over threshold, by detector
+        self._last: RenderableType = ""
         self._live = Live(console=console, refresh_per_second=4) if console.is_terminal else None
 
     def __enter__(self) -> Self:
@@ -67,15 +71,31 @@ class DemoView:
     def update(self, update: Update) -> None:
         self._series.add(update.results)
         lines = self._news(update)
+        self._log.extend(lines)
+        self._last = self._picture(update)
         if self._live:
-            self._log.extend(lines)
-            self._live.update(self._picture(update))
+            self._live.update(self._last)
         else:
             for line in lines:
                 self._console.print(line, soft_wrap=True)
 
     def show(self, summary: Summary) -> None:
         """The account at the end."""
+        self._account(self._console, summary)
+        self._console.print("\nLook further:", highlight=False)
+        for question, sql in QUERIES:
+            self._console.print(
+                f'  # {question}\n  driftline query --demo "{sql}"', highlight=False, soft_wrap=True, markup=False
+            )
+
+    def save_picture(self, path: Path, summary: Summary) -> None:
+        """The last live picture and the account, as SVG."""
+        console = Console(record=True, width=PICTURE_WIDTH, file=StringIO(), force_terminal=True)
+        console.print(self._last)
+        self._account(console, summary)
+        console.save_svg(str(path), title="driftline demo")
+
+    def _account(self, console: Console, summary: Summary) -> None:
         table = Table("incident", "began", "detected by", "after", "requests", "resolved", title="Incidents")
         for incident in summary.incidents:
             table.add_row(
@@ -86,22 +106,16 @@ class DemoView:
                 f"{incident.delay_events:,}" if incident.delay_events is not None else "",
                 _clock(incident.resolved_at) if incident.resolved_at else "still open",
             )
-        self._console.print(table)
-        self._console.print(
+        console.print(table)
+        console.print(
             f"{summary.events_sent:,} events sent, {summary.events_stored:,} stored, "
             f"{summary.events_dead_lettered:,} dead-lettered, {summary.lost:,} lost, "
             f"{summary.duplicated:,} duplicated; {summary.false_alarms} false alarms, "
             f"{summary.quiet_stretch.alarms} in the quiet stretch; {summary.wall_seconds:.0f} s (seed {summary.seed})",
             highlight=False,
-            soft_wrap=True,
         )
         for failure in summary.failures():
-            self._console.print(Text(f"failed: {failure}", "bold red"))
-        self._console.print("\nLook further:", highlight=False)
-        for question, sql in QUERIES:
-            self._console.print(
-                f'  # {question}\n  driftline query --demo "{sql}"', highlight=False, soft_wrap=True, markup=False
-            )
+            console.print(Text(f"failed: {failure}", "bold red"))
 
     def _news(self, update: Update) -> list[Text]:
         lines = []

@@ -1,0 +1,75 @@
+from pathlib import Path
+
+import pytest
+
+from driftline.schemas.errors import ConfigError
+from driftline.streams.settings import Settings, load_settings
+
+EXAMPLE = Path(__file__).parents[2] / "infra" / "driftline.example.toml"
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    for name in list(os.environ):
+        if name.startswith("DRIFTLINE_"):
+            monkeypatch.delenv(name)
+
+
+def test_the_shipped_example_is_valid() -> None:
+    settings = load_settings(EXAMPLE)
+    assert settings.kafka.partitions == 12
+    assert settings.notify.pagerduty is not None
+
+
+def test_without_a_file_everything_has_a_default() -> None:
+    assert load_settings() == Settings()
+
+
+def test_the_environment_goes_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "driftline.toml"
+    file.write_text('[kafka]\nbrokers = "file:1"\npartitions = 3\n')
+    monkeypatch.setenv("DRIFTLINE_KAFKA__BROKERS", "environment:2")
+    kafka = load_settings(file).kafka
+    assert (kafka.brokers, kafka.partitions) == ("environment:2", 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[kafka]\nbroker = 'x'\n", "kafka.broker"),
+        ("[kafak]\n", "kafak"),
+        ("[kafka]\npartitions = 0\n", "kafka.partitions"),
+        ("[kafka]\nsecurity_protocol = 'SASL_SSL'\n", "sasl_username"),
+        ("[kafka\n", "not valid TOML"),
+    ],
+)
+def test_what_is_wrong_is_named_in_one_line(tmp_path: Path, text: str, words: str) -> None:
+    file = tmp_path / "driftline.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=r"driftline\.toml") as raised:
+        load_settings(file)
+    assert words in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file"):
+        load_settings(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize("name", ["DRIFTLINE_KAFAK__BROKERS", "DRIFTLINE_KAFKA__BROKER"])
+def test_an_unknown_variable_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "x")
+    with pytest.raises(ConfigError, match=r"(?i)kafak|broker"):
+        load_settings()
+
+
+def test_secrets_do_not_show(tmp_path: Path) -> None:
+    file = tmp_path / "driftline.toml"
+    file.write_text('[notify.slack]\nwebhook_url = 5\nwebhook = "https://hooks.slack.com/services/T0K3N"\n')
+    with pytest.raises(ConfigError) as raised:
+        load_settings(file)
+    assert "T0K3N" not in str(raised.value) + str(raised.value.__cause__)
+    assert "hooks.slack.com" not in load_settings(EXAMPLE).model_dump_json()

@@ -75,9 +75,12 @@ def _collect(elements: list[tuple[int, Any, bytes]]) -> Decoded:
             bad = _not_finite(element)
             if bad:
                 raise msgspec.ValidationError(f"{bad} is NaN or infinite: leave out what was not measured")
-            events.append(msgspec.convert(element, Event))
-        except (msgspec.ValidationError, ValueError) as error:
-            rejects.append(Reject(index, _explain(error, element), raw))
+            event = msgspec.convert(element, Event)
+            _json.encode(event)  # refuses lone surrogates, which json.loads takes and nothing downstream can write
+            events.append(event)
+        except (ValueError, OverflowError) as error:  # msgspec's own are ValueErrors
+            reason = _explain(error, element).encode(errors="replace").decode()
+            rejects.append(Reject(index, reason, raw))
     return Decoded(events, rejects)
 
 
@@ -91,6 +94,8 @@ def _not_finite(element: Any, path: str = "$") -> str:
 
 def _explain(error: Exception, element: Any) -> str:
     reason = str(error)
+    if isinstance(error, UnicodeEncodeError):
+        return f"text that is not Unicode: {error.reason} (a lone surrogate)"
     if isinstance(element, dict) and reason.endswith("$.ts`"):
         reason += _explain_ts(element.get("ts"))
     return reason

@@ -12,7 +12,7 @@ class WindowConfig(Config):
 
 class DedupConfig(Config):
     horizon_s: int = Field(300, ge=1)  # longer than any producer retries (aiokafka gives up after 40 s, ours after 120)
-    max_keys: int = Field(1_000_000, ge=1)  # per partition; about 100 MB of memory
+    max_keys: int = Field(500_000, ge=1, le=800_000)  # per partition; twice that many times 8 bytes go into its state
 
 
 class MonitorConfig(Config):

@@ -47,6 +47,9 @@ def test_one_object_and_an_array_give_the_same_events() -> None:
         ({**GOOD, "type": "span"}, "$.type"),
         ({**GOOD, "latency_ms": float("nan")}, "$.latency_ms is NaN or infinite"),
         ({**GOOD, "attributes": {"x": float("inf")}}, "$.attributes.x is NaN or infinite"),
+        ({**GOOD, "trace_id": "\ud800"}, "surrogate"),
+        ({**GOOD, "attributes": {"\udfff": 1}}, "surrogate"),
+        ({**GOOD, "attributes": {"\ud800": float("nan")}}, "NaN"),
         ("text", "Expected `object`"),
         (None, "Expected `object`"),
     ],
@@ -67,6 +70,16 @@ def test_bytes_that_are_no_document_are_one_reject(value: bytes | None) -> None:
     assert events == []
     assert [r.index for r in rejects] == [-1]
     assert rejects[0].raw == (value or b"")
+
+
+def test_an_attribute_of_any_size_never_stops_the_stream() -> None:
+    neighbour = {**GOOD, "trace_id": "neighbour"}
+    events, rejects = decode([neighbour, {**GOOD, "attributes": {"x": 10**30}}])
+    assert events[0] == decode(neighbour).events[0]
+    assert len(events) + len(rejects) == 2
+    codec.encode_events(events)
+    for reject in rejects:
+        reject.reason.encode()
 
 
 def test_unknown_fields_are_ignored() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from driftline.schemas.clock import ManualClock, SystemClock
 from driftline.schemas.codec import encode
@@ -120,6 +121,19 @@ async def test_what_came_while_it_was_down_is_told(kafka: Kafka, slack: SlackRec
     assert titles(slack) == [FIRING, RESOLVED]
 
 
+async def started(kafka: Kafka, topic: str) -> bool:
+    """Whether PagerDuty's group has an offset everywhere: from then on nothing is old news of a first start."""
+    options = kafka.config.client_options()
+    consumer = AIOKafkaConsumer(**options, group_id=f"{kafka.config.prefix}.notify.pagerduty", enable_auto_commit=False)
+    await consumer.start()
+    try:
+        partitions = [TopicPartition(topic, number) for number in range(kafka.config.partitions)]
+        consumer.assign(partitions)
+        return all([await consumer.committed(tp) is not None for tp in partitions])
+    finally:
+        await consumer.stop()
+
+
 async def test_a_first_start_tells_of_open_episodes_only(kafka: Kafka, pagerduty: PagerDutyReceiver) -> None:
     await send(kafka, rollback())
     for number in range(50):
@@ -128,6 +142,7 @@ async def test_a_first_start_tells_of_open_episodes_only(kafka: Kafka, pagerduty
             await send(kafka, resolved(id=f"a{number}", dedup_key=f"k{number}"))
     async with running(kafka, config(pagerduty), later=True):
         await eventually(count(pagerduty.alerts, 1), "a page")
+        await eventually(lambda: started(kafka, kafka.topics.rollbacks), "the end of the first start")
         await send(kafka, rollback(deployment_id="d2", id="r2"))
         await eventually(count(pagerduty.alerts, 2), "a page")
     assert sorted(pagerduty.told) == [("k30", "triggered"), ("rollback/d2", "triggered")]

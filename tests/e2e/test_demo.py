@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from driftline.sinks.clickhouse.embedded import EmbeddedServer
+from driftline.streams.demo.command import OVERRIDES
 from driftline.streams.embedded_kafka import EmbeddedKafka
 from tests.brokers import Broker, find_free_port
 
@@ -60,8 +61,8 @@ def test_workers_started_by_hand_give_the_same_account(embedded: dict[str, Any],
         "DRIFTLINE_KAFKA__SESSION_TIMEOUT_S": "2",
         "DRIFTLINE_KAFKA__HEARTBEAT_INTERVAL_S": "0.3",
         "DRIFTLINE_KAFKA__FETCH_MAX_WAIT_MS": "20",
-        "DRIFTLINE_TICKS__ENABLED": "false",
-        "DRIFTLINE_EMBED__SAMPLE__BUDGET": "100000",
+        "DRIFTLINE_KAFKA__PARTITIONS": "1",
+        **OVERRIDES,
     }
     workers: list[subprocess.Popen[bytes]] = []
     with EmbeddedKafka(find_free_port()) as kafka, EmbeddedServer(tmp_path / "clickhouse", find_free_port()) as server:

@@ -130,11 +130,6 @@ def encode(result: msgspec.Struct) -> bytes:
     return _json.encode(result)
 
 
-def encode_lines(rows: list[Any]) -> bytes:
-    """Newline-delimited JSON."""
-    return _json.encode_lines(rows)
-
-
 def decode(value: bytes | None, type_: type[T]) -> T:
     try:
         return msgspec.json.decode(value or b"", type=type_)

@@ -6,9 +6,10 @@ and what to do. Good neighbours in the same record are kept.
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
@@ -16,10 +17,9 @@ from driftline.schemas.events import EARLIEST_TS, LATEST_TS, Event
 from driftline.schemas.results import EmbeddingEvent
 
 T = TypeVar("T")
+E = TypeVar("E")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_one: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
-_many: msgspec.json.Decoder[list[Event]] = msgspec.json.Decoder(list[Event])
 _raws: msgspec.json.Decoder[list[msgspec.Raw]] = msgspec.json.Decoder(list[msgspec.Raw])
 _json = msgspec.json.Encoder()
 _msgpack = msgspec.msgpack.Encoder()
@@ -33,8 +33,8 @@ class Reject:
     raw: bytes
 
 
-class Decoded(NamedTuple):
-    events: list[Event]
+class Decoded(NamedTuple, Generic[E]):
+    events: list[E]
     rejects: list[Reject]
 
 
@@ -42,46 +42,57 @@ class DecodeError(ValueError):
     """Bytes that are not the expected type; the message says why."""
 
 
-def decode_events(value: bytes | None) -> Decoded:
-    """One record's value to its events. Fast for what is whole (one pass in C), element by element for what is not."""
-    if not value:
-        return Decoded([], [Reject(-1, "empty record: expected a JSON object or an array of them", value or b"")])
-    try:
-        if value[:1] == b"[":
-            return Decoded(_many.decode(value), [])
-        return Decoded([_one.decode(value)], [])
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return _salvage(value)
+class EventDecoder(Generic[E]):
+    """Decodes records of the events topic to `types`, a union of event types or of subclasses of them."""
 
+    def __init__(self, types: Any) -> None:
+        self._types = types
+        self._one: msgspec.json.Decoder[E] = msgspec.json.Decoder(types)
+        self._many: msgspec.json.Decoder[list[E]] = msgspec.json.Decoder(list[types])
 
-def _salvage(value: bytes) -> Decoded:
-    try:
-        document: Any = json.loads(value)  # more lenient than the standard: takes NaN, which then fails on its own
-    except (ValueError, RecursionError) as error:
-        return Decoded([], [Reject(-1, f"not JSON: {error}", value)])
-    if not isinstance(document, list):
-        return _collect([(-1, document, value)])
-    try:
-        raws = [bytes(raw) for raw in _raws.decode(value)]
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        raws = [json.dumps(element).encode() for element in document]
-    return _collect([(i, element, raw) for i, (element, raw) in enumerate(zip(document, raws, strict=True))])
-
-
-def _collect(elements: list[tuple[int, Any, bytes]]) -> Decoded:
-    events, rejects = [], []
-    for index, element, raw in elements:
+    def __call__(self, value: bytes | None) -> Decoded[E]:
+        """One record's value to its events. Fast for what is whole (one pass in C), element by element for what is
+        not."""
+        if not value:
+            return Decoded([], [Reject(-1, "empty record: expected a JSON object or an array of them", value or b"")])
         try:
-            bad = _not_finite(element)
-            if bad:
-                raise msgspec.ValidationError(f"{bad} is NaN or infinite: leave out what was not measured")
-            event = msgspec.convert(element, Event)
-            _json.encode(event)  # refuses lone surrogates, which json.loads takes and nothing downstream can write
-            events.append(event)
-        except (ValueError, OverflowError) as error:  # msgspec's own are ValueErrors
-            reason = _explain(error, element).encode(errors="replace").decode()
-            rejects.append(Reject(index, reason, raw))
-    return Decoded(events, rejects)
+            if value[:1] == b"[":
+                return Decoded(self._many.decode(value), [])
+            return Decoded([self._one.decode(value)], [])
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return self._salvage(value)
+
+    def _salvage(self, value: bytes) -> Decoded[E]:
+        try:
+            document: Any = json.loads(value)  # more lenient than the standard: takes NaN, which then fails on its own
+        except (ValueError, RecursionError) as error:
+            return Decoded([], [Reject(-1, f"not JSON: {error}", value)])
+        if not isinstance(document, list):
+            return self._collect([(-1, document, value)])
+        try:
+            raws = [bytes(raw) for raw in _raws.decode(value)]
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raws = [json.dumps(element).encode() for element in document]
+        return self._collect([(i, element, raw) for i, (element, raw) in enumerate(zip(document, raws, strict=True))])
+
+    def _collect(self, elements: list[tuple[int, Any, bytes]]) -> Decoded[E]:
+        events: list[E] = []
+        rejects = []
+        for index, element, raw in elements:
+            try:
+                bad = _not_finite(element)
+                if bad:
+                    raise msgspec.ValidationError(f"{bad} is NaN or infinite: leave out what was not measured")
+                event: E = msgspec.convert(element, self._types)
+                _json.encode(event)  # refuses lone surrogates, which json.loads takes and nothing downstream can write
+                events.append(event)
+            except (ValueError, OverflowError) as error:  # msgspec's own are ValueErrors
+                reason = _explain(error, element).encode(errors="replace").decode()
+                rejects.append(Reject(index, reason, raw))
+        return Decoded(events, rejects)
+
+
+decode_events: EventDecoder[Event] = EventDecoder(Event)
 
 
 def _not_finite(element: Any, path: str = "$") -> str:
@@ -123,6 +134,11 @@ def encode_event(event: Event) -> bytes:
 def encode_events(events: list[Any]) -> bytes:
     """An array: how producers batch."""
     return _json.encode(events)
+
+
+def encode_lines(items: Sequence[Any]) -> bytes:
+    """A line of JSON each."""
+    return _json.encode_lines(items)
 
 
 def encode(result: msgspec.Struct) -> bytes:

@@ -5,11 +5,12 @@ copy made after a crash is identical and every consumer may drop repeats: of two
 Times are microseconds since the Unix epoch, UTC.
 """
 
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
 from driftline.schemas.events import Tick
+from driftline.schemas.topics import Topics
 
 Severity: TypeAlias = Literal["critical", "error", "warning", "info"]
 Guarantee: TypeAlias = Literal["stated", "approximate", "none"]
@@ -52,6 +53,24 @@ class WindowStats(msgspec.Struct, tag="window", tag_field="type", kw_only=True, 
     unpriced: int  # requests without a cost: unknown model, or no token counts
     scores: dict[str, ScoreStats]
     late: int  # events that corrected the window after it had closed
+
+
+LeftOutReason: TypeAlias = Literal["too_late", "ahead_of_time"]
+
+
+class LeftOut(msgspec.Struct, tag="left_out", tag_field="type", kw_only=True, gc=False):
+    """Events that a tick found stored and in no window: they came after the allowed lateness, or with a time far ahead
+    of the clock. Sums over ticks: per app and window start, distinct traces = requests of the windows + events here."""
+
+    id: str
+    app: str
+    kind: Literal["trace", "score"]
+    reason: LeftOutReason
+    start: int  # of the window they belong to
+    size_s: int
+    tick: int  # the tick that says so
+    revision: int
+    events: int
 
 
 EvidenceState: TypeAlias = Literal["ok", "alarm", "recovering", "insufficient_reference", "stale"]
@@ -203,6 +222,21 @@ class DeadLetter(msgspec.Struct, tag="dead_letter", tag_field="type", kw_only=Tr
     key: bytes | None = None
 
 
-Result: TypeAlias = WindowStats | Evidence | Alert | RollbackSignal | BreakerSignal
-RESULT_TYPES: tuple[type, ...] = (WindowStats, Evidence, Alert, RollbackSignal, BreakerSignal, Progress, DeadLetter)
+Result: TypeAlias = WindowStats | LeftOut | Evidence | Alert | RollbackSignal | BreakerSignal
+RESULT_TYPES: tuple[type, ...] = (
+    *(WindowStats, LeftOut, Evidence, Alert, RollbackSignal, BreakerSignal),
+    *(Progress, DeadLetter),
+)
 EmbeddingEvent: TypeAlias = Embedding | Tick
+
+
+def result_types(topics: Topics) -> dict[str, Any]:
+    """What `schemas.codec.decode` makes of the records of each topic of results."""
+    return {
+        topics.windows: WindowStats | LeftOut,
+        topics.evidence: Evidence,
+        topics.alerts: Alert,
+        topics.rollbacks: RollbackSignal,
+        topics.breakers: BreakerSignal,
+        topics.dlq: DeadLetter,
+    }

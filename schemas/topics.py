@@ -53,7 +53,7 @@ class Topics:
                 retention_ms=DAY_MS,
                 max_message_bytes=LARGE,
             ),
-            Topic(self.windows, "WindowStats (JSON)"),
+            Topic(self.windows, "WindowStats and LeftOut (JSON)"),
             Topic(self.evidence, "Evidence (JSON)"),
             Topic(self.alerts, "Alert transitions (JSON)", retention_ms=30 * DAY_MS),
             Topic(self.rollbacks, "RollbackSignal (JSON)", retention_ms=30 * DAY_MS),

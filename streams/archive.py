@@ -8,8 +8,10 @@ next is read.
 
 import asyncio
 import logging
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import NamedTuple, Protocol
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
@@ -17,12 +19,12 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from tenacity import AsyncRetrying, before_sleep_log, retry_if_exception_type, wait_random_exponential
 
 from driftline.schemas.codec import Decoded, DecodeError, decode, decode_events, encode
-from driftline.schemas.events import Tick, Trace
+from driftline.schemas.events import Event, Tick, Trace
 from driftline.schemas.ids import stable_id
-from driftline.schemas.results import Alert, BreakerSignal, DeadLetter, Evidence, Result, RollbackSignal, WindowStats
+from driftline.schemas.results import DeadLetter, result_types
 from driftline.schemas.topics import LARGE, Topics
 from driftline.sinks.clickhouse.config import ClickHouseConfig
-from driftline.sinks.clickhouse.rows import TRACES, event_head, event_row, result_row, trace_row
+from driftline.sinks.clickhouse.rows import Row, TraceRow, complete_row, decode_rows, result_row, settle_cost
 from driftline.sinks.clickhouse.writer import Writer
 from driftline.streams.ready import mark_ready
 from driftline.streams.runtime.config import KafkaConfig
@@ -43,48 +45,49 @@ class Pricing(Protocol):
 
 
 class Origin(NamedTuple):
-    """Where a row comes from."""
+    """Where rows of a table come from: those from `row` on to the next origin."""
 
+    row: int
     record: ConsumerRecord
-    position: int  # among the decoded events of the record
-    element: int  # of the record's array; -1: the whole record
+    positions: Sequence[int]  # of each row, among the decoded events of the record
 
 
 class Batch:
     """Consumed records as rows, and the offsets that stand for them. No I/O."""
 
     def __init__(self, topics: Topics, pricing: Pricing) -> None:
-        self._events = topics.events
-        self._types: dict[str, type[Result] | type[DeadLetter]] = result_types(topics)
+        self._topics = topics
+        self._types = result_types(topics)
         self._pricing = pricing
-        self.rows: dict[str, list[bytes]] = {}
-        self.origins: dict[str, list[Origin]] = {}
+        self.rows: dict[str, list[Row]] = {}
+        self._origins: dict[str, list[Origin]] = {}
         self.letters: list[DeadLetter] = []
         self.offsets: dict[TopicPartition, int] = {}  # of the next record to read
         self.size = 0
         self.bytes = 0
 
     def add(self, partition: TopicPartition, records: Sequence[ConsumerRecord]) -> None:
+        add = self._add_events if partition.topic == self._topics.events else self._add_result
         for record in records:
-            if record.topic == self._events:
-                self._add_events(record)
-            else:
-                self._add_result(record)
+            add(record)
+            self.bytes += len(record.value or b"")
         self.offsets[partition] = records[-1].offset + 1
 
     def _add_events(self, record: ConsumerRecord) -> None:
-        decoded = decode_events(record.value)
-        indices = _indices(record.value, decoded)
-        head = event_head(record.offset)
-        for position, event in enumerate(decoded.events):
-            if isinstance(event, Tick):
+        offset = record.offset
+        cost_usd = self._pricing.cost_usd
+        decoded = decode_rows(record.value)
+        positions: dict[str, list[int]] = {}
+        for position, row in enumerate(decoded.events):
+            if isinstance(row, Tick):
                 continue
-            if isinstance(event, Trace):
-                price = self._pricing.cost_usd(event) if event.cost_usd is None else None
-                table, row = TRACES, trace_row(event, head, price)
-            else:
-                table, row = event_row(event, head)
-            self._add_row(table, row, Origin(record, position, indices[position]))
+            if isinstance(row, TraceRow):
+                settle_cost(row, None if row.cost_usd is not None else cost_usd(row))
+            table = complete_row(row, offset)
+            self.rows.setdefault(table, []).append(row)
+            positions.setdefault(table, []).append(position)
+        for table, some in positions.items():
+            self._came_from(table, record, some)
         for reject in decoded.rejects:
             self.letters.append(dead_letter(record, reject.index, reject.reason, reject.raw))
 
@@ -95,24 +98,30 @@ class Batch:
             self.letters.append(dead_letter(record, -1, str(error), record.value or b""))
             return
         table, row = result_row(result, record.offset)
-        self._add_row(table, row, Origin(record, 0, -1))
-
-    def _add_row(self, table: str, row: bytes, origin: Origin) -> None:
         self.rows.setdefault(table, []).append(row)
-        self.origins.setdefault(table, []).append(origin)
-        self.size += 1
-        self.bytes += len(row)
+        self._came_from(table, record, (0,))
 
+    def _came_from(self, table: str, record: ConsumerRecord, positions: Sequence[int]) -> None:
+        first = len(self.rows[table]) - len(positions)
+        self._origins.setdefault(table, []).append(Origin(first, record, positions))
+        self.size += len(positions)
 
-def result_types(topics: Topics) -> dict[str, type[Result] | type[DeadLetter]]:
-    return {
-        topics.windows: WindowStats,
-        topics.evidence: Evidence,
-        topics.alerts: Alert,
-        topics.rollbacks: RollbackSignal,
-        topics.breakers: BreakerSignal,
-        topics.dlq: DeadLetter,
-    }
+    def refused(self, table: str, row: int, reason: str) -> DeadLetter | None:
+        """The dead letter of a row that ClickHouse refuses; None for one that came from a dead letter, which would
+        come back for ever."""
+        origins = self._origins[table]
+        first, record, positions = origins[bisect_right(origins, row, key=attrgetter("row")) - 1]
+        if record.topic == self._topics.dlq:
+            logger.error("ClickHouse refused the dead letter at %s[%d]@%d, left there: %s",
+                         record.topic, record.partition, record.offset, reason)  # fmt: skip
+            return None
+        if record.topic != self._topics.events:
+            return dead_letter(record, -1, reason, record.value)
+        decoded = decode_events(record.value)
+        position = positions[row - first]
+        element = _elements(record.value, decoded)[position]
+        raw = record.value if element == -1 else encode(decoded.events[position])
+        return dead_letter(record, element, reason, raw)
 
 
 def dead_letter(record: ConsumerRecord, index: int, reason: str, raw: bytes) -> DeadLetter:
@@ -128,7 +137,7 @@ def dead_letter(record: ConsumerRecord, index: int, reason: str, raw: bytes) -> 
     )
 
 
-def _indices(value: bytes | None, decoded: Decoded) -> Sequence[int]:
+def _elements(value: bytes | None, decoded: Decoded[Event]) -> Sequence[int]:
     """Where each decoded event stands in the record's array."""
     if not decoded.rejects:
         return range(len(decoded.events)) if value and value.lstrip()[:1] == b"[" else (-1,)
@@ -201,16 +210,9 @@ class Archive:
 
     async def _insert(self, batch: Batch, table: str) -> list[DeadLetter]:
         """Returns what ClickHouse refused."""
-        letters = []
-        for refused in await self._writer.insert(table, batch.rows[table]):
-            record, position, element = batch.origins[table][refused.position]
-            if record.topic == self._topics.dlq:  # a dead letter of a dead letter would come back for ever
-                logger.error("ClickHouse refused the dead letter at %s[%d]@%d, left there: %s",
-                             record.topic, record.partition, record.offset, refused.reason)  # fmt: skip
-                continue
-            raw = record.value if element == -1 else encode(decode_events(record.value).events[position])
-            letters.append(dead_letter(record, element, refused.reason, raw))
-        return letters
+        refusals = await self._writer.insert(table, batch.rows[table])
+        letters = (batch.refused(table, refused.position, refused.reason) for refused in refusals)
+        return [letter for letter in letters if letter is not None]
 
     async def _send(self, letters: list[DeadLetter]) -> None:
         """To the topic of dead letters, acknowledged. A repeat has the same id."""

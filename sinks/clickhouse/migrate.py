@@ -117,7 +117,7 @@ def _describe_views(client: Client) -> None:
 def _apply_retention(client: Client, retention: RetentionConfig) -> None:
     days = {
         **dict.fromkeys(("traces", "scores"), retention.events_days),
-        **dict.fromkeys(("windows", "evidence"), retention.results_days),
+        **dict.fromkeys(("windows", "left_out", "evidence"), retention.results_days),
         **dict.fromkeys(("releases", "alerts", "rollbacks", "breakers"), retention.decisions_days),
         "dead_letters": retention.dead_letters_days,
     }

@@ -21,7 +21,16 @@ from driftline.schemas.clock import Clock, SystemClock
 from driftline.schemas.codec import decode, encode_event
 from driftline.schemas.errors import DriftlineError
 from driftline.schemas.events import MICROSECONDS, Release, Tick, Trace
-from driftline.schemas.results import Alert, BreakerSignal, Evidence, Progress, Result, RollbackSignal, WindowStats
+from driftline.schemas.results import (
+    Alert,
+    BreakerSignal,
+    Evidence,
+    LeftOut,
+    Progress,
+    Result,
+    RollbackSignal,
+    WindowStats,
+)
 from driftline.schemas.topics import Topics
 from driftline.streams.demo.bot import SupportBot, stable_only
 from driftline.streams.demo.corpus import load_corpus
@@ -167,11 +176,11 @@ class Pipeline:
         self._clock = clock
         self._topics = Topics(kafka.prefix)
         self._partition = (murmur2(app.encode()) & 0x7FFFFFFF) % kafka.partitions  # as aiokafka's partitioner does
-        self._types: dict[str, type[Result]] = {
+        self._types: dict[str, Any] = {
             self._topics.alerts: Alert,
             self._topics.rollbacks: RollbackSignal,
             self._topics.breakers: BreakerSignal,
-            self._topics.windows: WindowStats,
+            self._topics.windows: WindowStats | LeftOut,
             self._topics.evidence: Evidence,
         }
         self._progress: dict[str, Progress] = {}
@@ -255,6 +264,8 @@ class Pipeline:
 def _moment(result: Result) -> tuple[int, str, str]:
     if isinstance(result, WindowStats):
         return result.start, "window", result.id
+    if isinstance(result, LeftOut):
+        return result.tick, "left_out", result.id
     if isinstance(result, RollbackSignal):
         return result.decided_at, "rollback", result.id
     if isinstance(result, BreakerSignal):

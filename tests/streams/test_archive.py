@@ -94,13 +94,17 @@ async def test_events_and_results_arrive_once(kafka: Kafka, clickhouse: ClickHou
             await kafka.send(topics.events, encode_events([trace(n) for n in range(1, 100)]), partition=1)
             await kafka.send(topics.events, encode_events([score, release, Tick(ts=TS)]))
             for topic, result in zip(
-                (topics.windows, topics.evidence, topics.alerts, topics.rollbacks, topics.breakers, topics.dlq),
+                (
+                    *(topics.windows, topics.windows, topics.evidence, topics.alerts),
+                    *(topics.rollbacks, topics.breakers, topics.dlq),
+                ),
                 FULL,
                 strict=True,
             ):
                 await kafka.send(topic, encode(result))
         await holds(clickhouse, "traces", 100)
-        for view in ("scores", "releases", "windows", "evidence", "alerts", "rollbacks", "breakers", "dead_letters"):
+        results = ("windows", "left_out", "evidence", "alerts", "rollbacks", "breakers", "dead_letters")
+        for view in ("scores", "releases", *results):
             await holds(clickhouse, view, 1)
     assert await count(clickhouse, "traces WHERE cost_status = 'priced' AND cost_usd = 0.25") == 1
     assert await count(clickhouse, "traces WHERE cost_status = 'unpriced' AND cost_usd IS NULL") == 99

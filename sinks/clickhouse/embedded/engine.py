@@ -5,17 +5,16 @@ A connection costs 0.3 ms. Everything here blocks and is called from worker thre
 """
 
 import contextlib
-import os
 import re
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import chdb
 
+from driftline.sinks.clickhouse.embedded.spool import Spool
 from driftline.sinks.clickhouse.embedded.statement import Insert, Statement, Unsupported, parse
 
 _chdb: Any = chdb._chdb  # an extension module without types
@@ -52,6 +51,7 @@ class ExternalTable(NamedTuple):
 class Call:
     query: bytes  # the statement, whose end, or an INSERT's data, may be in the body
     body: bytes = b""
+    spool: Spool | None = None  # instead of a body: the data of an INSERT whose statement is the query
     format: str = "TabSeparated"  # of the answer, where the statement names none
     database: str = ""
     settings: dict[str, str] = field(default_factory=dict)
@@ -180,7 +180,7 @@ def _run(connection: Any, statement: Statement, call: Call) -> Answer:
         _insert(connection, Insert(f"INSERT INTO {name}".encode(), b"", table.format, table.data), {})
     try:
         if isinstance(statement, Insert):
-            result = _insert(connection, statement, call.parameters)
+            result = _insert(connection, statement, call.parameters, call.spool)
             return Answer(b"", call.format, _summary(result))
         result = connection.query(statement.sql, call.format, params=call.parameters)
         return Answer(result.bytes(), statement.format or call.format, _summary(result))
@@ -189,36 +189,20 @@ def _run(connection: Any, statement: Statement, call: Call) -> Answer:
             connection.query(f"DROP TABLE IF EXISTS {_identifier(table.name)}")
 
 
-def _insert(connection: Any, insert: Insert, parameters: dict[str, str]) -> Any:
+def _insert(connection: Any, insert: Insert, parameters: dict[str, str], spool: Spool | None = None) -> Any:
     """By way of a file in memory. The engine also takes data in pieces (send_insert), but loses errors of the last
     step, such as too many parts, and reports success."""
-    with _file(insert.data) as path:
-        sql = b"%b FROM INFILE '%b' %b FORMAT %b" % (
-            insert.into,
-            path.encode(),
-            insert.settings,
-            insert.format.encode(),
-        )
-        return connection.query(sql, params=parameters)
-
-
-@contextlib.contextmanager
-def _file(data: bytes) -> Iterator[str]:
-    if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("insert")
-        with open(descriptor, "wb", buffering=0) as file:
-            _write(file, data)
-            yield f"/proc/self/fd/{descriptor}"
-    else:
-        with tempfile.NamedTemporaryFile(buffering=0) as named:
-            _write(named, data)
-            yield named.name
-
-
-def _write(file: IO[bytes], data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[file.write(view) :]
+    if spool is None:
+        with Spool() as spool:
+            spool.write(insert.data)
+            return _insert(connection, insert, parameters, spool)
+    sql = b"%b FROM INFILE '%b' %b FORMAT %b" % (
+        insert.into,
+        spool.path.encode(),
+        insert.settings,
+        insert.format.encode(),
+    )
+    return connection.query(sql, params=parameters)
 
 
 def _summary(result: Any) -> dict[str, str]:

@@ -25,6 +25,8 @@ from driftline.sinks.clickhouse.embedded.engine import (
     EngineError,
     ExternalTable,
 )
+from driftline.sinks.clickhouse.embedded.spool import Spool
+from driftline.sinks.clickhouse.embedded.statement import Insert, Unsupported, parse
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +87,7 @@ class _Upload:
     encoding: str
     fields: dict[str, str]  # of a multipart form
     files: dict[str, bytes]
+    spool: Spool | None = None  # instead of the body, where the URL says that it is an INSERT's data
 
 
 class Server:
@@ -116,6 +119,7 @@ class Server:
             return web.Response(
                 status=403, text="Refused: only requests from this machine's own programs\n", headers=headers
             )
+        upload: _Upload | None = None
         try:
             upload = await _receive(request)
             if request.method in (hdrs.METH_GET, hdrs.METH_HEAD) and "query" not in request.query:
@@ -130,6 +134,9 @@ class Server:
         except EngineError as error:
             logger.debug("query %s failed: %s", query_id, error)
             return self._refusal(error, headers)
+        finally:
+            if upload is not None and upload.spool is not None:
+                upload.spool.close()
         headers["X-ClickHouse-Format"] = answer.format
         headers["X-ClickHouse-Summary"] = json.dumps(answer.summary)
         headers[hdrs.CONTENT_TYPE] = _CONTENT_TYPES.get(answer.format, "text/plain; charset=UTF-8")
@@ -157,6 +164,8 @@ async def _receive(request: web.Request) -> _Upload:
     encoding = request.headers.get(hdrs.CONTENT_ENCODING, "")
     try:
         if request.content_type != "multipart/form-data":
+            if not encoding and _is_insert(request.query.get("query", "")):
+                return _Upload(b"", "", {}, {}, await _spool(request))
             return _Upload(await request.read(), encoding, {}, {})
         fields: dict[str, str] = {}
         files: dict[str, bytes] = {}
@@ -169,7 +178,33 @@ async def _receive(request: web.Request) -> _Upload:
                 files[part.name] = bytes(await part.read(decode=True))
         return _Upload(b"", encoding, fields, files)
     except web.HTTPRequestEntityTooLarge as error:
-        raise EngineError(BODY_TOO_LARGE, f"The body is larger than {MAX_BODY} bytes: send it in parts") from error
+        raise _too_large() from error
+
+
+def _too_large() -> EngineError:
+    return EngineError(BODY_TOO_LARGE, f"The body is larger than {MAX_BODY} bytes: send it in parts")
+
+
+def _is_insert(query: str) -> bool:
+    """Whether this is the whole statement of an INSERT, whose data is the body."""
+    try:
+        statement = parse(query.encode(errors="surrogateescape"), b"")
+    except Unsupported:
+        return False  # refused later, with its reason
+    return isinstance(statement, Insert) and not statement.data
+
+
+async def _spool(request: web.Request) -> Spool:
+    spool = Spool()
+    try:
+        async for chunk in request.content.iter_any():
+            spool.write(chunk)
+            if spool.size > MAX_BODY:
+                raise _too_large()
+    except BaseException:
+        spool.close()
+        raise
+    return spool
 
 
 def _call(request: web.Request, parameters: dict[str, str], upload: _Upload) -> Call:
@@ -186,6 +221,7 @@ def _call(request: web.Request, parameters: dict[str, str], upload: _Upload) -> 
     call = Call(
         query=parameters.get("query", "").encode(errors="surrogateescape"),
         body=body,
+        spool=upload.spool,
         format=parameters.get("default_format") or headers.get("X-ClickHouse-Format") or "TabSeparated",
         database=parameters.get("database") or headers.get("X-ClickHouse-Database") or "",
         parameters={name[6:]: value for name, value in parameters.items() if name.startswith("param_")},

@@ -11,26 +11,35 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import driftline.schemas
-from driftline.schemas.codec import decode_events
+from driftline.schemas.codec import decode_events, encode, encode_lines
 from driftline.schemas.events import EARLIEST_TS, LATEST_TS, Release, Score, Tick, Trace
 from driftline.schemas.results import RESULT_TYPES, DeadLetter, Progress, Quantiles, Result
 from driftline.sinks.clickhouse.client import connect
 from driftline.sinks.clickhouse.config import ClickHouseConfig
-from driftline.sinks.clickhouse.rows import event_head, event_row, result_row, trace_row
+from driftline.sinks.clickhouse.rows import (
+    EventRow,
+    Row,
+    TraceRow,
+    complete_row,
+    decode_rows,
+    result_row,
+    settle_cost,
+)
 from tests.sinks.clickhouse.samples import FULL, SPARSE
 
 EXAMPLES = sorted((Path(driftline.schemas.__path__[0]) / "examples").glob("*.json"))
+SKIP_UNKNOWN = {"input_format_skip_unknown_fields": 1}
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def read_back(config: ClickHouseConfig, table: str, line: bytes) -> dict[str, Any]:
+def read_back(config: ClickHouseConfig, table: str, row: Row) -> dict[str, Any]:
     """The only row of the view, in plain types."""
     with connect(config) as client:
-        client.raw_insert(table, insert_block=line, fmt="JSONEachRow")
+        client.raw_insert(table, insert_block=encode_lines([row]), fmt="JSONEachRow", settings=SKIP_UNKNOWN)
         result = client.query(f"SELECT * FROM {table.removesuffix('_raw')}", column_tzs={})
-        (row,) = result.result_rows
+        (found,) = result.result_rows
         client.command(f"TRUNCATE TABLE {table}")
-    return {name: plain(value) for name, value in zip(result.column_names, row, strict=True)}
+    return {name: plain(value) for name, value in zip(result.column_names, found, strict=True)}
 
 
 def plain(value: Any) -> Any:
@@ -46,9 +55,12 @@ def as_text(value: Any) -> str:
     return "" if value is None else value if isinstance(value, str) else json.dumps(value)
 
 
-def row_of(event: Trace | Score | Release, price: float | None = None) -> tuple[str, bytes]:
-    head = event_head(41)
-    return ("traces_raw", trace_row(event, head, price)) if isinstance(event, Trace) else event_row(event, head)
+def row_of(event: Trace | Score | Release, price: float | None = None) -> tuple[str, EventRow]:
+    (row,) = decode_rows(encode(event)).events
+    assert not isinstance(row, Tick)
+    if isinstance(row, TraceRow):
+        settle_cost(row, price)
+    return complete_row(row, 41), row
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
@@ -71,8 +83,8 @@ def test_results(tables: ClickHouseConfig, result: Result | DeadLetter) -> None:
         assert row["revision"] == 41
         expected["raw"], expected["key"] = row["raw"], row["key"]
         with connect(tables) as client:  # the driver takes strings for text: compare the bytes in ClickHouse
-            table, line = result_row(result, 41)
-            client.raw_insert(table, insert_block=line, fmt="JSONEachRow")
+            table, again = result_row(result, 41)
+            client.raw_insert(table, insert_block=encode_lines([again]), fmt="JSONEachRow", settings=SKIP_UNKNOWN)
             hexed = client.query("SELECT hex(raw), hex(key) FROM dead_letters").result_rows[0]
             client.command(f"TRUNCATE TABLE {table}")
         assert hexed == (result.raw.hex().upper(), None if result.key is None else result.key.hex().upper())
@@ -111,14 +123,29 @@ def test_cost(
     assert (row["cost_usd"], row["cost_status"]) == (cost, status)
 
 
-@given(app=st.text(min_size=1), ts=st.integers(EARLIEST_TS, LATEST_TS), text=st.text(), key=st.text())
+@given(app=st.text(min_size=1, max_size=200), ts=st.integers(EARLIEST_TS, LATEST_TS), text=st.text(), key=st.text())
 def test_rows_are_the_event_with_a_version_and_a_time_as_text(app: str, ts: int, text: str, key: str) -> None:
     trace = Trace(app=app, ts=ts, trace_id=',"ts":1', input_text=text, attributes={key: ts, "ts": text})
-    line = trace_row(trace, event_head(3), None)
+    line = encode_lines([row_of(trace)[1]])
+    assert line.endswith(b"\n")
+    assert b"\n" not in line[:-1]
     row = json.loads(line)
-    assert b"\n" not in line
-    assert (row.pop("ts"), row.pop("revision"), row.pop("cost_status")) == (str(ts), 3, "unpriced")
+    assert (row.pop("ts"), row.pop("revision"), row.pop("cost_status")) == (str(ts), 41, "unpriced")
     assert msgspec.convert({**row, "ts": ts}, Trace) == trace
+
+
+def test_an_app_may_use_the_names_of_our_columns() -> None:
+    fields = {"app": "a", "ts": EARLIEST_TS, "revision": "v2", "cost_status": {"paid": False}}
+    record = json.dumps([{"type": "trace", "trace_id": "t", **fields}, {"type": "release", **fields}]).encode()
+    for decoder in (decode_events, decode_rows):
+        decoded = decoder(record)
+        assert [type(event).__name__.removesuffix("Row") for event in decoded.events] == ["Trace"]
+        assert [reject.index for reject in decoded.rejects] == [1]
+    (row,) = decode_rows(record).events
+    assert isinstance(row, TraceRow)
+    settle_cost(row, 0.5)
+    complete_row(row, 7)
+    assert (row.revision, row.cost_status, row.cost_usd) == (7, "priced", 0.5)
 
 
 @pytest.mark.parametrize("ts", [EARLIEST_TS, LATEST_TS, 1_790_000_000_123_456])

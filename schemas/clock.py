@@ -1,7 +1,15 @@
 """Time is injected. No logic reads the wall clock itself."""
 
 import time
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def utc(us: int) -> datetime:
+    """A timestamp of ours (microseconds since the Unix epoch), to show it to people."""
+    return EPOCH + timedelta(microseconds=us)
 
 
 class Clock(Protocol):

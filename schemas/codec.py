@@ -8,18 +8,17 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
+from driftline.schemas.clock import utc
 from driftline.schemas.events import EARLIEST_TS, LATEST_TS, Event
 from driftline.schemas.results import EmbeddingEvent
 
 T = TypeVar("T")
 E = TypeVar("E")
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _raws: msgspec.json.Decoder[list[msgspec.Raw]] = msgspec.json.Decoder(list[msgspec.Raw])
 _json = msgspec.json.Encoder()
 _msgpack = msgspec.msgpack.Encoder()
@@ -121,7 +120,7 @@ def _explain_ts(ts: Any) -> str:
     if EARLIEST_TS <= ts // 1_000 <= LATEST_TS:
         return f": ts={ts} looks like nanoseconds; it is in microseconds"
     try:
-        when = (_EPOCH + timedelta(microseconds=ts)).isoformat()
+        when = utc(ts).isoformat()
     except OverflowError:
         when = "out of range"
     return f": ts={ts} is {when}; it is in microseconds, from 2020 to 2100"

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeAlias
 
 import cramjam
 from clickhouse_connect.driver.asyncclient import AsyncClient
@@ -42,6 +42,10 @@ _COMPRESS: dict[str, Callable[[bytes], bytes]] = {  # one frame per chunk
 _ROWS_PER_CHUNK = 256  # about as much as a socket takes at once
 
 
+OnFailure: TypeAlias = Callable[[str, BaseException], None]
+"""(what failed, why), before it is tried again"""
+
+
 class Refused(NamedTuple):
     """A row that ClickHouse will never take."""
 
@@ -52,19 +56,20 @@ class Refused(NamedTuple):
 class Writer:
     """Inserts are idempotent: the tables keep one of several copies, so a batch whose answer was lost is sent again."""
 
-    def __init__(self, config: ClickHouseConfig, client: AsyncClient) -> None:
+    def __init__(self, config: ClickHouseConfig, client: AsyncClient, on_failure: OnFailure | None = None) -> None:
         self._config = config
         self._client = client
+        self._on_failure = on_failure
 
     @classmethod
-    async def open(cls, config: ClickHouseConfig) -> Self:
+    async def open(cls, config: ClickHouseConfig, on_failure: OnFailure | None = None) -> Self:
         """Brings the tables up to date first. Waits until ClickHouse answers; raises ConfigError for a database whose
         migrations are not ours."""
-        async for attempt in _retrying(config, f"connect to ClickHouse ({config.database})"):
+        async for attempt in _retrying(config, f"connect to ClickHouse ({config.database})", on_failure):
             with attempt:
                 try:
                     await asyncio.to_thread(migrate, config)
-                    return cls(config, await connect_async(config))
+                    return cls(config, await connect_async(config), on_failure)
                 except ClickHouseError as error:
                     raise RetryableError(str(classify(error))) from error
         raise AssertionError("retries never end")
@@ -94,7 +99,7 @@ class Writer:
     async def _insert(self, table: str, rows: Sequence[Row]) -> None:
         compression = None if self._config.compression == "none" else self._config.compression
         compress = _COMPRESS[self._config.compression]
-        async for attempt in _retrying(self._config, f"insert {len(rows)} rows into {table}"):
+        async for attempt in _retrying(self._config, f"insert {len(rows)} rows into {table}", self._on_failure):
             with attempt:
                 try:
                     await self._client.raw_insert(
@@ -114,13 +119,15 @@ async def _body(rows: Sequence[Row], compress: Callable[[bytes], bytes]) -> Asyn
         yield compress(encode_lines(rows[start : start + _ROWS_PER_CHUNK]))
 
 
-def _retrying(config: ClickHouseConfig, what: str) -> AsyncRetrying:
+def _retrying(config: ClickHouseConfig, what: str, on_failure: OnFailure | None) -> AsyncRetrying:
     def report(state: RetryCallState) -> None:
         assert state.outcome is not None
         assert state.next_action is not None
-        logger.warning(
-            "Could not %s, trying again in %.1f s: %s", what, state.next_action.sleep, state.outcome.exception()
-        )
+        error = state.outcome.exception()
+        assert error is not None
+        logger.warning("Could not %s, trying again in %.1f s: %s", what, state.next_action.sleep, error)
+        if on_failure is not None:
+            on_failure(what, error)
 
     return AsyncRetrying(
         retry=retry_if_exception_type(RetryableError),

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 
 import aiohttp
@@ -18,7 +18,7 @@ from tenacity import (
     wait_random,
 )
 
-from driftline.schemas.clock import Clock
+from driftline.schemas.clock import Clock, utc
 from driftline.schemas.config import Config
 from driftline.schemas.errors import PermanentError, RetryableError
 
@@ -109,4 +109,4 @@ def seconds(retry_after: str | None, clock: Clock) -> float | None:
     except ValueError:
         return None
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - datetime.fromtimestamp(clock.now() / 1_000_000, UTC)).total_seconds())
+    return max(0.0, (moment - utc(clock.now())).total_seconds())

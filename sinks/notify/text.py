@@ -1,9 +1,8 @@
 """Numbers, times and lengths as people read them. Pure."""
 
-from datetime import UTC, datetime, timedelta
+from driftline.schemas.clock import utc
 
 CUT = " … [cut]"
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _CONTROL = dict.fromkeys([code for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"])
 
 
@@ -40,16 +39,12 @@ def percent(share: float) -> str:
     return f"{text if text.startswith('-') else '+' + text} %"
 
 
-def moment(ts: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=ts)
-
-
 def when(ts: int) -> str:
-    return f"{moment(ts):%Y-%m-%d %H:%M:%S} UTC"
+    return f"{utc(ts):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def rfc3339(ts: int) -> str:
-    return moment(ts).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return utc(ts).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def lasting(microseconds: int) -> str:

@@ -83,11 +83,12 @@ def _stack(settings: Settings, brokers: str | None, config_file: Path | None) ->
     folder = settings.stack.state_dir / FOLDER
     shutil.rmtree(folder, ignore_errors=True)
     local = settings.stack.model_copy(update={"state_dir": folder, "kafka_port": 0, "clickhouse_port": 0})
+    health = settings.health.model_copy(update={"port": 0})  # beside a stack that runs
     kafka = settings.kafka.model_copy(update={"partitions": 1})  # one app is one partition
     if brokers:  # it may hold anything, an earlier demo too
         kafka = kafka.model_copy(update={"prefix": f"{kafka.prefix}-demo-{SystemClock().now()}"})
     return LocalStack(
-        settings.model_copy(update={"stack": local, "kafka": kafka}),
+        settings.model_copy(update={"stack": local, "kafka": kafka, "health": health}),
         list(ROLES),
         brokers=brokers,
         config_file=config_file,

@@ -2,15 +2,13 @@
 back, in event time."""
 
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime, timedelta
 
 import msgspec
 
+from driftline.schemas.clock import utc
 from driftline.schemas.events import MICROSECONDS
 from driftline.schemas.results import Alert, BreakerSignal, RollbackSignal
 from driftline.streams.demo.scenario import MINUTE, TAIL_MINUTES, Incident, Scenario
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class IncidentReport(msgspec.Struct, kw_only=True):
@@ -235,4 +233,4 @@ def _optional(ts: int | None) -> str | None:
 
 
 def rfc3339(ts: int) -> str:
-    return (_EPOCH + timedelta(microseconds=ts)).isoformat().replace("+00:00", "Z")
+    return utc(ts).isoformat().replace("+00:00", "Z")

@@ -2,7 +2,6 @@
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime, timedelta
 from io import StringIO
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +13,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from driftline.schemas.clock import utc
 from driftline.schemas.results import Alert, BreakerSignal, Evidence, Result, RollbackSignal, WindowStats
 from driftline.streams.demo.runner import Update
 from driftline.streams.demo.scenario import Scenario
@@ -41,8 +41,6 @@ QUERIES = (
         "WHERE ts >= '2026-11-02 11:10:00' AND ts < '2026-11-02 11:40:00' GROUP BY release",
     ),
 )
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class DemoView:
@@ -246,7 +244,7 @@ def _line(ts: int, kind: str, words: str, style: str) -> Text:
 
 
 def _at(ts: int) -> str:
-    return (_EPOCH + timedelta(microseconds=ts)).strftime("%H:%M:%S")
+    return utc(ts).strftime("%H:%M:%S")
 
 
 def _clock(rfc3339: str) -> str:

@@ -21,6 +21,7 @@ from driftline.detectors.base import Floats, State
 from driftline.detectors.bernoulli import clopper_pearson
 from driftline.detectors.betting import MeanProcess, Ranks, RateProcess, SplitProcess
 from driftline.detectors.config import CanaryConfig
+from driftline.detectors.digests import Digests, digests
 from driftline.detectors.units import FirstEvents, SessionMeans
 from driftline.schemas.events import MICROSECONDS
 from driftline.schemas.results import Guarantee
@@ -123,6 +124,7 @@ class Canary:
             request |= ~np.isnan(value) & (measure != "quality")
         unit = [batch.unit[row] for row in rows]
         pair = np.array(self._assign(unit, batch, rows, request.tolist()), np.int64)
+        session = digests(unit)
         canary = np.array([self._pairs[i][1] for i in pair], np.bool_)
         for arm in (0, 1):
             self._requests[arm] += int((request & (canary == arm)).sum())
@@ -130,9 +132,9 @@ class Canary:
             self._summarise(measure, value, canary)
         for metric in self._rates:
             if _RATES[metric] in values:
-                self._count(metric, unit, pair, values[_RATES[metric]])
+                self._count(metric, session, pair, values[_RATES[metric]])
         for metric in self._means:
-            self._average(metric, unit, pair, values)
+            self._average(metric, session, pair, values)
         self._sweep()
 
     def _assign(self, unit: list[str], batch: ArmBatch, rows: list[int], request: list[bool]) -> list[int]:
@@ -172,12 +174,12 @@ class Canary:
             sums[arm] += float(mine.sum())
             sums[2 + arm] += len(mine)
 
-    def _count(self, metric: str, unit: list[str], pair: NDArray[np.int64], value: Floats) -> None:
+    def _count(self, metric: str, session: Digests, pair: NDArray[np.int64], value: Floats) -> None:
         valid = (value == 0) | (value == 1)
         self._invalid += int((~valid & ~np.isnan(value)).sum())
         bad = np.flatnonzero(value == 1)
         number = list(self._rates).index(metric)
-        taken = self._first_bad.take([number] * len(bad), [unit[i] for i in bad], self._now)
+        taken = self._first_bad.take(np.full(len(bad), number), session[bad], self._now)
         for i in pair[bad[taken.mask]].tolist():
             self._rates[metric].add(*self._pairs[i])
         arms = np.array([arm for _, arm in self._pairs], np.int64)[pair]
@@ -187,7 +189,9 @@ class Canary:
             tally[2 * i] += counts[0]
             tally[2 * i + 1] += counts[1]
 
-    def _average(self, metric: str, unit: list[str], pair: NDArray[np.int64], values: Mapping[Measure, Floats]) -> None:
+    def _average(
+        self, metric: str, session: Digests, pair: NDArray[np.int64], values: Mapping[Measure, Floats]
+    ) -> None:
         value = values.get("quality" if metric in _SCORES else _RANKS[metric])
         if value is None:
             value, rows = np.empty(0), np.empty(0, np.intp)
@@ -202,10 +206,15 @@ class Canary:
             s = self._ranks[metric].of(value)
         else:
             s = self._rescaled(value)
-        units = self._units[metric].step(pair[rows].tolist(), [unit[i] for i in rows], s, self._now)
+        units = self._units[metric].step(pair[rows], session[rows], s, self._now)
         if len(units.value):
             rho, canary = np.array([self._pairs[i] for i in units.stream]).T
             self._means[metric].add(units.value, canary, rho)
+
+    @property
+    def sessions_forgotten(self) -> int:
+        """Sessions forgotten before their time, for there were too many."""
+        return self._first_bad.overflow + sum(units.overflow for units in self._units.values())
 
     def verdict(self, *, canary_breaker_open: bool = False, stable_incident: bool = False) -> CanaryVerdict:
         """What to do as of the last tick. Ask at every tick; the first rollback stands."""

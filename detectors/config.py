@@ -36,6 +36,7 @@ class UnitsConfig(Config):
     max_events: int = Field(default=16, gt=0)  # longer sessions hold up the tick they belong to, and weigh too much
     close_after_s: float = Field(default=60, gt=0)  # bounds the delay of a session's mean
     forget_after_s: float = Field(default=3600, gt=0)  # after its last event; a later one opens a new session
+    max_sessions: int = Field(default=200_000, ge=1)  # remembered at once; each is 8 bytes of its partition's state
 
     @model_validator(mode="after")
     def _ordered(self) -> "UnitsConfig":
@@ -171,7 +172,7 @@ class CanaryConfig(Config):
     quality_margin: float = Field(default=0.03, gt=0, lt=0.5)  # at most, and a tenth of the stable mean
     guard_rate: float = Field(default=0.2, gt=0, lt=1)  # of errors: certain and above stable's, rollback at once
     guard_requests: int = Field(default=20, ge=1)
-    units: UnitsConfig = UnitsConfig()
+    units: UnitsConfig = UnitsConfig(max_sessions=50_000)  # per metric
 
     @model_validator(mode="after")
     def _consistent(self) -> "CanaryConfig":

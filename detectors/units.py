@@ -6,11 +6,10 @@ event instead alarms many times too often, and no correction factor repairs that
 
 Time is that of ticks: `now` is the tick that closes the events passed with it, in microseconds. Events come in
 canonical order (event time, then key). A stream is any number the caller chooses, say that of a release; sessions of
-different streams are different. An event without a session ("") is a unit of its own, with session number -1:
-evidence made of such units has no guarantee.
+different streams are different, and known by their digests. An event without a session (`NONE`) is a unit of its own,
+with session number -1: evidence made of such units has no guarantee.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +18,14 @@ from numpy.typing import NDArray
 
 from driftline.detectors.base import Floats, State
 from driftline.detectors.config import UnitsConfig
+from driftline.detectors.digests import NONE, Digests, DigestTable, firsts
 from driftline.schemas.events import MICROSECONDS
 
 NO_SESSION = -1
 _SWEEP_US = 60 * MICROSECONDS  # how often forgotten sessions are swept; does not change what is returned
+_APART = 0x9E3779B97F4A7C15  # times a stream's number: makes equal sessions of different streams different keys
+
+Numbers = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -30,91 +33,73 @@ class Taken:
     """Which events of a chunk are evidence: `batch.value[taken.mask]` with `taken.session[taken.mask]`."""
 
     mask: NDArray[np.bool_]  # [n]
-    session: NDArray[np.int64]  # [n] numbers for TickBatch.session; 0 where an event is not taken
+    session: Numbers  # [n] numbers for TickBatch.session; 0 where an event is not taken
 
 
 @dataclass(frozen=True)
 class SessionUnits:
     """The units that a tick closes: the timed-out sessions by age, then the tick's own in the order of their events."""
 
-    stream: NDArray[np.int64]  # [n]
+    stream: Numbers  # [n]
     value: Floats  # [n] mean of the unit's events; NaN: an event without a valid value
-    session: NDArray[np.int64]  # [n] number, or -1
-    events: NDArray[np.int64]  # [n] events in the unit
+    session: Numbers  # [n] number, or -1
+    events: Numbers  # [n] events in the unit
 
 
 class _Seen:
-    """The last tick at which each session of each stream had an event, for as long as it is remembered."""
+    """The last tick at which each session of each stream had an event, for as long as it is remembered: up to an hour
+    after, and until there are too many."""
 
-    def __init__(self, forget_us: int) -> None:
-        self.forget_us = forget_us
-        self.streams: dict[int, dict[str, int]] = {}
-        self.swept = 0
+    def __init__(self, config: UnitsConfig) -> None:
+        self._forget_us = round(config.forget_after_s * MICROSECONDS)
+        self._limit = config.max_sessions
+        self._last = DigestTable()
+        self._swept = 0
+        self.overflow = 0
 
-    def of(self, stream: int) -> dict[str, int]:
-        seen = self.streams.get(stream)
-        if seen is None:
-            seen = self.streams[stream] = {}
-        return seen
+    def begin(self, stream: Numbers, session: Digests, now: int) -> NDArray[np.bool_]:
+        """Which events are the first of a session."""
+        keys = session + stream.astype(np.uint64) * np.uint64(_APART)
+        first: NDArray[np.bool_] = firsts(keys) & (session != NONE)
+        keys = keys[first]
+        first[first] = self._last.get(keys) <= now - self._forget_us
+        self._last.put(keys, np.full(len(keys), now))
+        return first
 
-    def sweep(self, now: int) -> list[tuple[int, list[str]]]:
-        """Drop what is forgotten by now; returns what was dropped."""
-        if now - self.swept < _SWEEP_US:
-            return []
-        self.swept = now
-        dropped = []
-        for stream, seen in self.streams.items():
-            old = [session for session, last in seen.items() if now - last >= self.forget_us]
-            for session in old:
-                del seen[session]
-            dropped.append((stream, old))
-        return dropped
+    def sweep(self, now: int) -> None:
+        """Drop what is forgotten by now, and the oldest sessions if there are too many."""
+        if now - self._swept >= _SWEEP_US:
+            self._swept = now
+            self._last.drop_below(now - self._forget_us + 1)
+        self.overflow += self._last.trim(self._limit, now - self._forget_us + 1)
 
     def snapshot(self) -> State:
-        return {
-            "swept": self.swept,
-            "streams": [
-                [stream, list(seen), np.fromiter(seen.values(), np.int64, len(seen))]
-                for stream, seen in self.streams.items()
-            ],
-        }
+        return {"swept": self._swept, "last": self._last.snapshot(), "overflow": self.overflow}
 
     def restore(self, state: State) -> None:
-        self.swept = state["swept"]
-        self.streams = {
-            stream: dict(zip(names, last.tolist(), strict=True)) for stream, names, last in state["streams"]
-        }
+        self._swept, self.overflow = state["swept"], state["overflow"]
+        self._last = DigestTable(state["last"])
 
 
 class FirstEvents:
     """The first event of each session: the unit of rates. A session is forgotten an hour after its last event."""
 
     def __init__(self, config: UnitsConfig) -> None:
-        self._seen = _Seen(round(config.forget_after_s * MICROSECONDS))
+        self._seen = _Seen(config)
         self._next = 0
 
-    def take(self, stream: Sequence[int], session: Sequence[str], now: int) -> Taken:
-        mask = np.zeros(len(stream), np.bool_)
-        number = np.zeros(len(stream), np.int64)
-        forget, of = self._seen.forget_us, self._seen.of
-        for i, (key, name) in enumerate(zip(stream, session, strict=True)):
-            if not name:
-                mask[i] = True
-                number[i] = NO_SESSION
-                continue
-            seen = of(key)
-            last = seen.get(name)
-            if last is None or now - last >= forget:
-                mask[i] = True
-                number[i] = self._next
-                self._next += 1
-            seen[name] = now
-        self._seen.sweep(now)
-        return Taken(mask, number)
+    @property
+    def overflow(self) -> int:
+        """Sessions forgotten before their time, for there were too many."""
+        return self._seen.overflow
 
-    def drop(self, stream: int) -> None:
-        """Forget a stream whose release is gone."""
-        self._seen.streams.pop(stream, None)
+    def take(self, stream: Numbers, session: Digests, now: int) -> Taken:
+        first = self._seen.begin(stream, session, now)
+        self._seen.sweep(now)
+        number = np.where(first, self._next + np.cumsum(first) - 1, 0)
+        self._next += int(first.sum())
+        alone = session == NONE
+        return Taken(first | alone, np.where(alone, NO_SESSION, number))
 
     def snapshot(self) -> State:
         return {"seen": self._seen.snapshot(), "next": self._next}
@@ -131,78 +116,61 @@ class FirstSixteen:
     def __init__(self, config: UnitsConfig) -> None:
         self._config = config
         self._close_us = round(config.close_after_s * MICROSECONDS)
-        self._seen = _Seen(round(config.forget_after_s * MICROSECONDS))
-        self._open: dict[int, dict[str, list[int]]] = {}  # stream -> session -> [number, events, opened]
+        self._seen = _Seen(config)
+        self._open: dict[tuple[int, int], list[int]] = {}  # -> [number, events, opened], in order of opening
         self._next = 0
 
-    def take(self, stream: Sequence[int], session: Sequence[str], now: int) -> Taken:
-        mask = np.zeros(len(stream), np.bool_)
-        number = np.zeros(len(stream), np.int64)
-        forget, limit = self._seen.forget_us, self._config.max_events
+    @property
+    def overflow(self) -> int:
+        """Sessions forgotten before their time, for there were too many."""
+        return self._seen.overflow
+
+    def take(self, stream: Numbers, session: Digests, now: int) -> Taken:
         self._close(now)
-        for i, (key, name) in enumerate(zip(stream, session, strict=True)):
-            if not name:
-                mask[i] = True
-                number[i] = NO_SESSION
-                continue
-            seen = self._seen.of(key)
-            last = seen.get(name)
-            seen[name] = now
-            sessions = self._open.setdefault(key, {})
-            if last is None or now - last >= forget:
-                entry = sessions[name] = [self._next, 0, now]
+        first = self._seen.begin(stream, session, now)
+        self._seen.sweep(now)
+        mask = session == NONE
+        number = np.where(mask, NO_SESSION, 0)
+        keys = zip(stream.tolist(), session.tolist(), strict=True)
+        for i, (key, begins) in enumerate(zip(keys, first.tolist(), strict=True)):
+            if begins and key not in self._open:
+                self._open[key] = [self._next, 0, now]
                 self._next += 1
-            else:
-                known = sessions.get(name)
-                if known is None:
-                    continue
-                entry = known
+            entry = self._open.get(key)
+            if entry is None:
+                continue
             entry[1] += 1
             mask[i] = True
             number[i] = entry[0]
-            if entry[1] == limit:
-                del sessions[name]
-        self._seen.sweep(now)
+            if entry[1] == self._config.max_events:
+                del self._open[key]
         return Taken(mask, number)
 
     def _close(self, now: int) -> None:
-        for sessions in self._open.values():
-            # Insertion order is order of opening, so the closed ones come first.
-            closed = []
-            for name, (_, _, opened) in sessions.items():
-                if now - opened < self._close_us:
-                    break
-                closed.append(name)
-            for name in closed:
-                del sessions[name]
+        closed = []
+        for key, (_, _, opened) in self._open.items():
+            if now - opened < self._close_us:
+                break
+            closed.append(key)
+        for key in closed:
+            del self._open[key]
 
     @property
     def open_from(self) -> int:
         """All sessions with smaller numbers are complete: pass it to `EmbeddingReference.close`."""
-        first = (next(iter(sessions.values()))[0] for sessions in self._open.values() if sessions)
-        return min(first, default=self._next)
-
-    def drop(self, stream: int) -> None:
-        """Forget a stream whose release is gone."""
-        self._seen.streams.pop(stream, None)
-        self._open.pop(stream, None)
+        return next(iter(self._open.values()))[0] if self._open else self._next
 
     def snapshot(self) -> State:
         return {
             "seen": self._seen.snapshot(),
             "next": self._next,
-            "open": [
-                [stream, list(sessions), np.array(list(sessions.values()), np.int64).reshape(-1, 3)]
-                for stream, sessions in self._open.items()
-            ],
+            "open": _columns(self._open),
         }
 
     def restore(self, state: State) -> None:
         self._seen.restore(state["seen"])
         self._next = state["next"]
-        self._open = {
-            stream: dict(zip(names, entries.tolist(), strict=True)) for stream, names, entries in state["open"]
-        }
+        self._open = _rows(state["open"])
 
 
 class SessionMeans:
@@ -212,40 +180,22 @@ class SessionMeans:
     def __init__(self, config: UnitsConfig) -> None:
         self._config = config
         self._close_us = round(config.close_after_s * MICROSECONDS)
-        self._seen = _Seen(round(config.forget_after_s * MICROSECONDS))
-        self._open: dict[tuple[int, str], list[Any]] = {}  # -> [number, events, sum, opened], in order of opening
+        self._seen = _Seen(config)
+        self._open: dict[tuple[int, int], list[Any]] = {}  # -> [number, events, opened, sum], in order of opening
         self._next = 0
 
-    def step(self, stream: Sequence[int], session: Sequence[str], value: Floats, now: int) -> SessionUnits:
+    @property
+    def overflow(self) -> int:
+        """Sessions forgotten before their time, for there were too many."""
+        return self._seen.overflow
+
+    def step(self, stream: Numbers, session: Digests, value: Floats, now: int) -> SessionUnits:
         """Absorb a tick's events and return the units that close by it. An event with NaN or infinity is a unit of
         its own, for detectors to count as invalid, and not part of its session's mean."""
         done: list[tuple[int, float, int, int]] = []
         self._close(now, done)
-        forget, limit = self._seen.forget_us, self._config.max_events
-        finite = np.isfinite(value).tolist()
-        for key, name, x, valid in zip(stream, session, value.tolist(), finite, strict=True):
-            if not valid:
-                done.append((key, np.nan, NO_SESSION if not name else self._next, 1))
-                continue
-            if not name:
-                done.append((key, x, NO_SESSION, 1))
-                continue
-            seen = self._seen.of(key)
-            last = seen.get(name)
-            seen[name] = now
-            if last is None or now - last >= forget:
-                entry = self._open[key, name] = [self._next, 0, 0.0, now]
-                self._next += 1
-            else:
-                known = self._open.get((key, name))
-                if known is None:
-                    continue
-                entry = known
-            entry[1] += 1
-            entry[2] += x
-            if entry[1] == limit:
-                del self._open[key, name]
-                done.append((key, entry[2] / limit, entry[0], limit))
+        if len(stream):
+            self._absorb(stream, session, value, now, done)
         self._seen.sweep(now)
         return SessionUnits(
             np.array([unit[0] for unit in done], np.int64),
@@ -254,9 +204,36 @@ class SessionMeans:
             np.array([unit[3] for unit in done], np.int64),
         )
 
+    def _absorb(
+        self, stream: Numbers, session: Digests, value: Floats, now: int, done: list[tuple[int, float, int, int]]
+    ) -> None:
+        valid = np.isfinite(value)
+        first = np.zeros(len(value), np.bool_)
+        first[valid] = self._seen.begin(stream[valid], session[valid], now)
+        limit = self._config.max_events
+        keys = zip(stream.tolist(), session.tolist(), strict=True)
+        for key, x, begins, scored in zip(keys, value.tolist(), first.tolist(), valid.tolist(), strict=True):
+            if not scored:
+                done.append((key[0], np.nan, NO_SESSION if key[1] == NONE else self._next, 1))
+                continue
+            if key[1] == NONE:
+                done.append((key[0], x, NO_SESSION, 1))
+                continue
+            if begins and key not in self._open:
+                self._open[key] = [self._next, 0, now, 0.0]
+                self._next += 1
+            entry = self._open.get(key)
+            if entry is None:
+                continue
+            entry[1] += 1
+            entry[3] += x
+            if entry[1] == limit:
+                del self._open[key]
+                done.append((key[0], entry[3] / limit, entry[0], limit))
+
     def _close(self, now: int, done: list[tuple[int, float, int, int]]) -> None:
         closed = []
-        for key, (number, events, total, opened) in self._open.items():
+        for key, (number, events, opened, total) in self._open.items():
             if now - opened < self._close_us:
                 break
             closed.append(key)
@@ -264,19 +241,26 @@ class SessionMeans:
         for key in closed:
             del self._open[key]
 
-    def drop(self, stream: int) -> None:
-        """Forget a stream whose release is gone, with its open sessions."""
-        self._seen.streams.pop(stream, None)
-        self._open = {key: entry for key, entry in self._open.items() if key[0] != stream}
-
     def snapshot(self) -> State:
-        return {
-            "seen": self._seen.snapshot(),
-            "next": self._next,
-            "open": [[*key, *entry] for key, entry in self._open.items()],
-        }
+        sums = np.array([entry[3] for entry in self._open.values()], np.float64)
+        return {"seen": self._seen.snapshot(), "next": self._next, "open": _columns(self._open), "sums": sums}
 
     def restore(self, state: State) -> None:
         self._seen.restore(state["seen"])
         self._next = state["next"]
-        self._open = {(key, name): entry for key, name, *entry in state["open"]}
+        self._open = _rows(state["open"])
+        for entry, total in zip(self._open.values(), state["sums"].tolist(), strict=True):
+            entry.append(total)
+
+
+def _columns(open_: dict[tuple[int, int], list[Any]]) -> State:
+    """Open sessions as arrays: stream, number, events, opened; session."""
+    return {
+        "session": np.array([session for _, session in open_], np.uint64),
+        "numbers": np.array([[stream, *entry[:3]] for (stream, _), entry in open_.items()], np.int64).reshape(-1, 4),
+    }
+
+
+def _rows(state: State) -> dict[tuple[int, int], list[Any]]:
+    rows = zip(state["session"].tolist(), state["numbers"].tolist(), strict=True)
+    return {(stream, session): entry for session, (stream, *entry) in rows}

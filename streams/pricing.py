@@ -6,18 +6,22 @@ size of the input (tiers), on the day or on the hour are followed.
 """
 
 from bisect import bisect_left
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import genai_prices
+import numpy as np
 from genai_prices.data_snapshot import DataSnapshot, get_snapshot
 from genai_prices.types import ModelInfo, ModelPrice, TieredPrices
+from numpy.typing import NDArray
 
 from driftline.schemas.events import MICROSECONDS, Trace
 
 NANO = 1_000_000_000
 MAX_REMEMBERED = 10_000  # names of models, and minutes of a model's changing price: a bound on what wild names cost
+UNKNOWN = -1  # in place of a cost or count in arrays
 MINUTE = 60 * MICROSECONDS  # prices change on a minute, if they change with time at all
 
 # OpenTelemetry's names of providers that genai-prices knows under another.
@@ -47,12 +51,34 @@ class _Model(NamedTuple):
     by_minute: dict[int, _Tariff | None] | None
 
 
+class Tokens(NamedTuple):
+    """Columns of counts; `UNKNOWN` where a trace has none."""
+
+    input: NDArray[np.int64]
+    output: NDArray[np.int64]
+    cache_read: NDArray[np.int64]
+    cache_write: NDArray[np.int64]
+    reasoning: NDArray[np.int64]
+
+
+class Series(Protocol):
+    """The names that decide on rates."""
+
+    @property
+    def provider(self) -> str: ...
+    @property
+    def request_model(self) -> str: ...
+    @property
+    def response_model(self) -> str: ...
+
+
 class Pricer:
     """Prices traces. A cost that the app reports wins; None where model or counts are unknown: never a guess."""
 
     def __init__(self) -> None:
         self.version = f"genai-prices/{genai_prices.__version__}"
         self._models: dict[tuple[str, str, str], _Model | None] = {}
+        self._flat: dict[tuple[str, str, str], tuple[int, ...]] = {}
         self._snapshot = _fresh_snapshot()
 
     def cost_usd(self, trace: Trace) -> float | None:
@@ -67,15 +93,71 @@ class Pricer:
             return round(trace.cost_usd * NANO)
         if trace.input_tokens is None:
             return None
-        key = (trace.provider, trace.response_model, trace.request_model)
-        try:
-            model = self._models[key]
-        except KeyError:
-            model = self._resolve(key)
+        model = self._model((trace.provider, trace.response_model, trace.request_model))
         if model is None:
             return None
         tariff = model.always if model.by_minute is None else self._tariff_at(model, model.by_minute, trace.ts)
         return None if tariff is None else _cost(tariff, trace, trace.input_tokens)
+
+    def costs_nanousd(
+        self,
+        traces: Sequence[Trace],
+        series: NDArray[np.int64],
+        names: Sequence[Series],
+        tokens: Tokens,
+        reported: NDArray[np.float64],
+    ) -> NDArray[np.int64]:
+        """`cost_nanousd` of many traces at once; `UNKNOWN` for None. series: [n] the index of each trace's names.
+        reported: [n] its cost_usd; NaN where it has none."""
+        used = np.flatnonzero(np.bincount(series, minlength=len(names)))
+        table = np.zeros((len(_Rates._fields), len(names)), np.int64)
+        for i in used.tolist():
+            table[:, i] = self._flat_rates((names[i].provider, names[i].response_model, names[i].request_model))
+        scale, request, input_, output, cache_read, cache_write, reasoning = table[:, series]
+        inputs, outputs, *more = tokens
+        reads, writes, thoughts = (np.maximum(count, 0) for count in more)
+        cost = request + input_ * inputs + output * outputs
+        cost += cache_read * reads + cache_write * writes + reasoning * thoughts
+        whole, rest = np.divmod(cost, np.maximum(scale, 1))
+        whole += 2 * rest + (whole & 1) > scale
+        priced = (scale > 0) & (inputs >= 0) & (outputs >= 0)
+        priced &= (reads + writes <= inputs) & ((reasoning == 0) | (thoughts <= outputs))
+        prices = np.where(priced, whole, UNKNOWN)
+        stated = ~np.isnan(reported)
+        prices[stated] = np.rint(reported[stated] * NANO)
+        large = np.maximum.reduce(tokens) >= _MANY_TOKENS
+        for i in np.flatnonzero(((scale == _NOT_FLAT) | large) & ~stated).tolist():
+            price = self.cost_nanousd(traces[i])
+            prices[i] = UNKNOWN if price is None else price
+        return prices
+
+    def _flat_rates(self, key: tuple[str, str, str]) -> tuple[int, ...]:
+        """The rates of a model that has one for each kind of token, small enough for sums in 64 bits. Else `scale` is
+        `_NOT_FLAT`, or 0 where no call can be priced."""
+        try:
+            return self._flat[key]
+        except KeyError:
+            pass
+        model = self._model(key)
+        if model is None or (model.by_minute is None and model.always is None):
+            rates: tuple[int | None, ...] = (0,) * len(_Rates._fields)
+        elif model.always is not None and not model.always.starts:
+            rates = model.always.rates[0]
+        else:
+            rates = (None,)
+        whole = tuple(rate for rate in rates if rate is not None and abs(rate) < _LARGE_RATE)
+        if len(whole) < len(_Rates._fields):
+            whole = (_NOT_FLAT,) + (0,) * (len(_Rates._fields) - 1)
+        if len(self._flat) >= MAX_REMEMBERED:
+            self._flat.clear()
+        self._flat[key] = whole
+        return whole
+
+    def _model(self, key: tuple[str, str, str]) -> _Model | None:
+        try:
+            return self._models[key]
+        except KeyError:
+            return self._resolve(key)
 
     def _resolve(self, key: tuple[str, str, str]) -> _Model | None:
         if len(self._models) >= MAX_REMEMBERED:
@@ -101,6 +183,11 @@ class Pricer:
                 by_minute.clear()
             by_minute[minute] = _tariff(model.info.get_prices(datetime.fromtimestamp(minute * 60, UTC)))
         return by_minute[minute]
+
+
+_NOT_FLAT = -1
+_MANY_TOKENS = 2**24
+_LARGE_RATE = 2**36  # six products of a rate and of tokens stay below 2**63
 
 
 def _fresh_snapshot() -> DataSnapshot:

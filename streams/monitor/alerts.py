@@ -2,15 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 
 from driftline.detectors.base import Measurement
 from driftline.detectors.config import BudgetConfig
+from driftline.schemas.clock import utc
 from driftline.schemas.ids import stable_id
 from driftline.schemas.results import Alert, Severity
 from driftline.streams.monitor.watch import Stream
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -142,7 +140,7 @@ def resolved(alert: Alert, at: int, revision: int, reason: str) -> Alert:
 
 
 def clock_time(micros: int) -> str:
-    return (_EPOCH + timedelta(microseconds=micros)).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return utc(micros).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def _where(stream: Stream) -> str:

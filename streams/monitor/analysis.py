@@ -1,8 +1,8 @@
 """What happens at a tick: the events it closes go, in canonical order, to detectors, breakers and canary tests; what
 these find becomes evidence, alerts, breaker changes and rollback verdicts."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -10,10 +10,22 @@ from driftline.detectors.base import State
 from driftline.detectors.config import DetectorsConfig
 from driftline.detectors.registry import make
 from driftline.detectors.units import FirstEvents, SessionMeans
-from driftline.schemas.events import MICROSECONDS, Release, Score, Trace
+from driftline.schemas.events import MICROSECONDS, Release
 from driftline.schemas.results import Result
 from driftline.streams.monitor.breakers import ProviderBreakers
 from driftline.streams.monitor.canaries import Canaries
+from driftline.streams.monitor.columns import (
+    NO_SCORES,
+    NO_TRACES,
+    Bools,
+    Integers,
+    Scores,
+    ScoreSeries,
+    Traces,
+    TraceSeries,
+    first_seen,
+    rows,
+)
 from driftline.streams.monitor.config import MonitorConfig
 from driftline.streams.monitor.contributors import Contributors
 from driftline.streams.monitor.incidents import Incidents
@@ -21,7 +33,7 @@ from driftline.streams.monitor.watch import Streams, Transition, Units, Watch
 
 TRACE_RULES = ("error_rate", "latency_p99", "ttft_p99", "cost_p99")
 RULES = (*TRACE_RULES, "quality")
-_NAN = float("nan")
+NANO = 1_000_000_000
 
 
 class Analysis:
@@ -63,33 +75,46 @@ class Analysis:
             "reported": self._reported,
         }
 
+    @property
+    def counters(self) -> dict[str, int]:
+        return {
+            "streams_over_limit": sum(watch.over_limit for watch in self._watches.values()),
+            "sessions_forgotten": self._first.overflow + self._means.overflow + self._canaries.sessions_forgotten,
+        }
+
     def advance(
         self,
-        traces: Sequence[Trace],
-        scores: Sequence[Score],
+        traces: Traces,
+        trace_names: Sequence[TraceSeries],
+        scores: Scores,
+        score_names: Sequence[ScoreSeries],
         releases: Sequence[Release],
         until: int,
         revision: int,
     ) -> list[Result]:
-        """Take the events that are complete up to `until` (microseconds; a whole number of ticks), each list in
+        """Take the events that are complete up to `until` (microseconds; a whole number of ticks), each kind in
         canonical order. Those that came too late for their own tick join the first open one."""
         end = until // self._tick_us
         if self._next_tick is None:
-            earliest = [events[0].ts // self._tick_us for events in (traces, scores, releases) if events]
-            self._next_tick = min([*earliest, end])
+            earliest = [*traces.ts[:1].tolist(), *scores.ts[:1].tolist(), *(release.ts for release in releases[:1])]
+            self._next_tick = min([*(ts // self._tick_us for ts in earliest), end])
         results: list[Result] = []
         for release in releases:
             results += self._release(release, revision)
-        by_trace, by_score = self._slices(traces), self._slices(scores)
-        columns = _Columns(traces, self._streams, self._canaries)
-        score_columns = _ScoreColumns(scores, self._streams)
+        by_trace, by_score = self._slices(traces.ts), self._slices(scores.ts)
+        stream, learn = self._streams_of(traces.series, ((n.app, n.release, "") for n in trace_names))
+        score_stream, _ = self._streams_of(scores.series, ((n.app, n.release, n.name) for n in score_names))
         for tick in range(self._next_tick, end):
             now = (tick + 1) * self._tick_us
-            in_traces, in_scores = by_trace.get(tick, _NONE), by_score.get(tick, _NONE)
-            results += self._breakers.update(traces[in_traces], now, revision)
-            results += self._canaries.step(traces[in_traces], scores[in_scores], now, revision)
-            results += self._traces(tick, now, traces[in_traces], columns, in_traces, revision)
-            results += self._scores(tick, now, score_columns, in_scores, revision)
+            part, score_part = by_trace.get(tick), by_score.get(tick)
+            its_traces = NO_TRACES if part is None else rows(traces, part)
+            its_scores = NO_SCORES if score_part is None else rows(scores, score_part)
+            results += self._breakers.update(its_traces, trace_names, now, revision)
+            results += self._canaries.step(its_traces, trace_names, its_scores, score_names, now, revision)
+            if part is not None:
+                self._contributors.add(its_traces, trace_names)
+                results += self._traces(tick, now, its_traces, stream[part], learn[part], revision)
+            results += self._scores(tick, now, its_scores, score_stream[score_part or _NONE], revision)
         if end > self._next_tick:
             for name, watch in self._watches.items():
                 results += self._report(name, watch.advance(end - 1), revision)
@@ -101,37 +126,46 @@ class Analysis:
                 results += self._incidents.readings(name, watch.readings(), until, revision)
         return results
 
-    def _slices(self, events: Sequence[Trace] | Sequence[Score]) -> dict[int, slice]:
+    def _slices(self, ts: Integers) -> dict[int, slice]:
         """Where each tick's events stand; events are sorted, and late ones count as of the first open tick."""
+        if not len(ts):
+            return {}
         assert self._next_tick is not None
-        slices: dict[int, slice] = {}
-        start = 0
-        ticks = [max(event.ts // self._tick_us, self._next_tick) for event in events]
-        for i, tick in enumerate(ticks):
-            if i + 1 == len(ticks) or ticks[i + 1] != tick:
-                slices[tick] = slice(start, i + 1)
-                start = i + 1
-        return slices
+        ticks = np.maximum(ts // self._tick_us, self._next_tick)
+        bounds = [0, *(np.flatnonzero(np.diff(ticks)) + 1).tolist(), len(ticks)]
+        return {int(ticks[start]): slice(start, stop) for start, stop in pairwise(bounds)}
+
+    def _streams_of(self, series: Integers, names: Iterable[tuple[str, str, str]]) -> tuple[Integers, Bools]:
+        """Each row's stream, numbered in order of appearance, and whether it may serve as a reference."""
+        known = list(names)
+        numbers, learn = np.zeros(len(known), np.int64), np.zeros(len(known), np.bool_)
+        for number in first_seen(series):
+            numbers[number] = self._streams.number(*known[number])
+            learn[number] = self._canaries.is_stable(*known[number][:2])
+        return numbers[series], learn[series]
 
     def _traces(
-        self, tick: int, now: int, traces: Sequence[Trace], columns: "_Columns", part: slice, revision: int
+        self, tick: int, now: int, traces: Traces, stream: Integers, learn: Bools, revision: int
     ) -> list[Result]:
-        if not traces:
-            return []
-        self._contributors.add(traces)
         results: list[Result] = []
-        taken = self._first.take(columns.stream[part].tolist(), columns.session[part], now)
+        taken = self._first.take(stream, traces.session, now)
+        first = rows(traces, taken.mask)
+        stream, session, learn = stream[taken.mask], taken.session[taken.mask], learn[taken.mask]
+        values = {
+            "error_rate": first.failed.astype(np.float64),
+            "latency_p99": first.latency,
+            "ttft_p99": first.ttft,
+            "cost_p99": np.where(first.nanousd >= 0, first.nanousd / NANO, np.nan),
+        }
         for name in TRACE_RULES:
-            value = columns.values[name][part]
-            chosen = taken.mask & ~np.isnan(value)
-            units = Units(
-                columns.stream[part][chosen], value[chosen], taken.session[chosen], columns.learn[part][chosen]
-            )
+            value = values[name]
+            known = ~np.isnan(value)
+            units = Units(stream[known], value[known], session[known], learn[known])
             results += self._report(name, self._watches[name].step(units, tick), revision)
         return results
 
-    def _scores(self, tick: int, now: int, columns: "_ScoreColumns", part: slice, revision: int) -> list[Result]:
-        closed = self._means.step(columns.stream[part].tolist(), columns.session[part], columns.value[part], now)
+    def _scores(self, tick: int, now: int, scores: Scores, stream: Integers, revision: int) -> list[Result]:
+        closed = self._means.step(stream, scores.session, scores.value, now)
         if not len(closed.stream):
             return []
         learn = np.array([self._canaries.is_stable(*self._streams.names[n][:2]) for n in closed.stream.tolist()])
@@ -160,29 +194,3 @@ class Analysis:
 
 
 _NONE = slice(0, 0)
-
-
-class _Columns:
-    """Traces as arrays."""
-
-    def __init__(self, traces: Sequence[Trace], streams: Streams, canaries: Canaries) -> None:
-        self.stream = np.array([streams.number(t.app, t.release) for t in traces], dtype=np.int64)
-        self.session = [t.conversation_id for t in traces]
-        self.learn = np.array([canaries.is_stable(t.app, t.release) for t in traces], dtype=np.bool_)
-        self.values: dict[str, Any] = {
-            "error_rate": np.array([t.status == "error" for t in traces], dtype=np.float64),
-            "latency_p99": _floats([t.latency_ms for t in traces]),
-            "ttft_p99": _floats([t.ttft_ms for t in traces]),
-            "cost_p99": _floats([t.cost_usd for t in traces]),
-        }
-
-
-class _ScoreColumns:
-    def __init__(self, scores: Sequence[Score], streams: Streams) -> None:
-        self.stream = np.array([streams.number(s.app, s.release, s.name) for s in scores], dtype=np.int64)
-        self.session = [s.conversation_id for s in scores]
-        self.value = np.array([s.value for s in scores], dtype=np.float64)
-
-
-def _floats(values: Sequence[float | None]) -> Any:
-    return np.array([_NAN if value is None else value for value in values], dtype=np.float64)

@@ -1,13 +1,16 @@
 """Circuit breakers per app, provider and model, fed with every request."""
 
+from collections import Counter
 from collections.abc import Sequence
+
+import numpy as np
 
 from driftline.detectors.base import State
 from driftline.detectors.breaker import BreakerKey, Breakers
 from driftline.detectors.config import BreakerConfig
-from driftline.schemas.events import Trace
 from driftline.schemas.ids import stable_id
 from driftline.schemas.results import BreakerSignal
+from driftline.streams.monitor.columns import Traces, TraceSeries
 
 
 def is_client_error(error_type: str) -> bool:
@@ -24,18 +27,19 @@ class ProviderBreakers:
     def snapshot(self) -> State:
         return self._breakers.snapshot()
 
-    def update(self, traces: Sequence[Trace], now: int, revision: int) -> list[BreakerSignal]:
+    def update(self, traces: Traces, names: Sequence[TraceSeries], now: int, revision: int) -> list[BreakerSignal]:
         """The traces of the tick that ends at `now`."""
-        counts: dict[BreakerKey, tuple[int, int]] = {}
-        for t in traces:
-            if not t.provider:
-                continue
-            failed = t.status == "error"
-            if failed and is_client_error(t.error_type):
-                continue
-            key = BreakerKey(t.app, t.provider, t.request_model)
-            requests, errors = counts.get(key, (0, 0))
-            counts[key] = (requests + 1, errors + failed)
+        requests: Counter[BreakerKey] = Counter()
+        errors: Counter[BreakerKey] = Counter()
+        failed = np.flatnonzero(traces.failed)
+        kinds = Counter(zip(traces.series[failed].tolist(), traces.error_type[failed].tolist(), strict=True))
+        for number, count in enumerate(np.bincount(traces.series).tolist()):
+            if count and names[number].provider:
+                requests[_key(names[number])] += count
+        for (number, error_type), count in kinds.items():
+            if names[number].provider:
+                (requests.subtract if is_client_error(error_type) else errors.update)({_key(names[number]): count})
+        counts = {key: (n, errors[key]) for key, n in requests.items() if n}
         return [
             BreakerSignal(
                 id=stable_id("breaker", *change.key, change.state, now),
@@ -52,3 +56,7 @@ class ProviderBreakers:
             )
             for change in self._breakers.update(counts, now)
         ]
+
+
+def _key(series: TraceSeries) -> BreakerKey:
+    return BreakerKey(series.app, series.provider, series.request_model)

@@ -2,18 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from driftline.detectors.base import State
 from driftline.detectors.canary import ArmBatch, Canary, CanaryVerdict
 from driftline.detectors.config import CanaryConfig
-from driftline.schemas.events import Release, Score, Trace
+from driftline.schemas.events import Release
 from driftline.schemas.ids import stable_id
 from driftline.schemas.results import RollbackSignal
+from driftline.streams.monitor.columns import Bools, Integers, Scores, ScoreSeries, Traces, TraceSeries, rows
 
-_NAN = float("nan")
+NANO = 1_000_000_000
 
 
 @dataclass
@@ -51,6 +51,10 @@ class Canaries:
         """Whether a release's traffic may serve as a reference: it is no canary, and none that was sent back."""
         return (app, release) not in self._unproven
 
+    @property
+    def sessions_forgotten(self) -> int:
+        return sum(running.test.sessions_forgotten for running in self._running.values())
+
     def release(self, event: Release) -> None:
         deployment = event.deployment_id or f"{event.app}/{event.release}"
         running = self._running.get(deployment)
@@ -67,13 +71,27 @@ class Canaries:
         if event.kind == "deploy" or event.outcome == "promoted":
             self._unproven.discard((event.app, event.release))
 
-    def step(self, traces: Sequence[Trace], scores: Sequence[Score], now: int, revision: int) -> list[RollbackSignal]:
+    def step(
+        self,
+        traces: Traces,
+        trace_names: Sequence[TraceSeries],
+        scores: Scores,
+        score_names: Sequence[ScoreSeries],
+        now: int,
+        revision: int,
+    ) -> list[RollbackSignal]:
         """The events of the tick that ends at `now`."""
         signals = []
         for _, running in sorted(self._running.items()):
             if running.decided:
                 continue
-            running.test.update(_batch(running, traces, scores), now)
+            mine = rows(traces, _of_arms(running, traces.series, trace_names))
+            scored = rows(scores, _of_arms(running, scores.series, score_names))
+            if len(scored.ts) and not running.score:
+                running.score = score_names[scored.series[0]].name
+            deciding = np.array([name.name == running.score for name in score_names], np.bool_)
+            scored = rows(scored, deciding[scored.series])
+            running.test.update(_batch(running, mine, trace_names, scored, score_names), now)
             verdict = running.test.verdict()
             if verdict.action == "rollback":
                 running.decided = True
@@ -81,27 +99,47 @@ class Canaries:
         return signals
 
 
-def _batch(running: _Running, traces: Sequence[Trace], scores: Sequence[Score]) -> ArmBatch:
+def _of_arms(running: _Running, series: Integers, names: Sequence[TraceSeries] | Sequence[ScoreSeries]) -> Bools:
     arms = (running.release, running.stable)
-    mine = [t for t in traces if t.app == running.app and t.release in arms]
-    scored = [s for s in scores if s.app == running.app and s.release in arms]
-    if scored and not running.score:
-        running.score = scored[0].name
-    scored = [s for s in scored if s.name == running.score]
-    events: list[Trace | Score] = [*mine, *scored]
-    declared = _NAN if running.share is None else running.share
-    missing = [_NAN] * len(scored)
+    member: Bools = np.array([name.app == running.app and name.release in arms for name in names], np.bool_)[series]
+    return member
+
+
+def _batch(
+    running: _Running,
+    traces: Traces,
+    trace_names: Sequence[TraceSeries],
+    scores: Scores,
+    score_names: Sequence[ScoreSeries],
+) -> ArmBatch:
+    share = np.concatenate([traces.share, scores.share])
+    if running.share is not None:
+        share[np.isnan(share)] = running.share
+    of_traces, of_scores = (np.full(len(columns.ts), np.nan) for columns in (traces, scores))
     return ArmBatch(
-        unit=[event.user_id or event.conversation_id for event in events],
-        canary=np.array([event.release == running.release for event in events], dtype=np.bool_),
-        share=_floats([declared if event.canary_share is None else event.canary_share for event in events]),
+        unit=[*_units(traces), *_units(scores)],
+        canary=np.concatenate(
+            [_of_canary(running, traces.series, trace_names), _of_canary(running, scores.series, score_names)]
+        ),
+        share=share,
         values={
-            "error": _floats([float(t.status == "error") for t in mine] + missing),
-            "latency": _floats([_value(t.latency_ms) for t in mine] + missing),
-            "cost": _floats([_value(t.cost_usd) for t in mine] + missing),
-            "quality": _floats([_NAN] * len(mine) + [s.value for s in scored]),
+            "error": np.concatenate([traces.failed.astype(np.float64), of_scores]),
+            "latency": np.concatenate([traces.latency, of_scores]),
+            "cost": np.concatenate([np.where(traces.nanousd >= 0, traces.nanousd / NANO, np.nan), of_scores]),
+            "quality": np.concatenate([of_traces, scores.value]),
         },
     )
+
+
+def _of_canary(running: _Running, series: Integers, names: Sequence[TraceSeries] | Sequence[ScoreSeries]) -> Bools:
+    served: Bools = np.array([name.release == running.release for name in names], np.bool_)[series]
+    return served
+
+
+def _units(columns: Traces | Scores) -> list[str]:
+    """The user, or else the session."""
+    pairs = zip(columns.user.tolist(), columns.session.tolist(), strict=True)
+    return [user or (f"{session:016x}" if session else "") for user, session in pairs]
 
 
 def _signal(running: _Running, verdict: CanaryVerdict, now: int, revision: int) -> RollbackSignal:
@@ -123,11 +161,3 @@ def _signal(running: _Running, verdict: CanaryVerdict, now: int, revision: int) 
         effects=verdict.effects,
         share=running.share or 0.0,
     )
-
-
-def _value(value: float | None) -> float:
-    return _NAN if value is None else value
-
-
-def _floats(values: Sequence[float]) -> Any:
-    return np.array(values, dtype=np.float64)

@@ -11,8 +11,10 @@ class WindowConfig(Config):
 
 
 class DedupConfig(Config):
-    horizon_s: int = Field(300, ge=1)  # longer than any producer retries (aiokafka gives up after 40 s, ours after 120)
-    max_keys: int = Field(500_000, ge=1, le=800_000)  # per partition; twice that many times 8 bytes go into its state
+    """A key is remembered while its event's window still takes events (size, grace and lateness); see RecentKeys."""
+
+    horizon_s: int = Field(300, ge=1)  # and at least so long: producers retry for less (aiokafka 40 s, ours 120)
+    max_keys: int = Field(1_000_000, ge=2, le=1_200_000)  # per partition: 1,500 events/s; 7 bytes each in its state
 
 
 class MonitorConfig(Config):

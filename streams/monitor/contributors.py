@@ -2,53 +2,91 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
 
 from driftline.detectors.base import State
-from driftline.schemas.events import MICROSECONDS, Trace
+from driftline.schemas.events import MICROSECONDS
+from driftline.streams.monitor.columns import Groups, Traces, TraceSeries
 
 _MINUTE = 60 * MICROSECONDS
 _KEEP_MINUTES = 30  # alerts look back to "since", rarely further
-_KEEP_LABELS = 200  # per minute and kind; the heaviest are what an alert names
+_KEEP_LABELS = 200  # of each minute that is over; the heaviest are what an alert names
+_MOST_LABELS = 5_000  # of the current minute, however many users there are
+_WHOLE = ""  # the total of all labels, also of those that were not kept
 
-_KIND_OF = {"error_rate": "errors", "latency_p99": "slow", "ttft_p99": "slow", "cost_p99": "cost"}
+Kind = Literal["errors", "slow", "cost"]
+_KIND_OF: dict[str, Kind] = {"error_rate": "errors", "latency_p99": "slow", "ttft_p99": "slow", "cost_p99": "cost"}
 
 
 class Contributors:
-    """Totals per minute, release and kind."""
+    """Totals per minute, release and kind: errors, microseconds and nano-dollars, so that sums are exact."""
 
     def __init__(self, state: State | None = None) -> None:
-        self._totals: dict[tuple[str, str, str, int], Counter[str]] = {
+        state = state or {}
+        self._totals: dict[tuple[str, str, Kind, int], Counter[str]] = {
             (app, release, kind, minute): Counter(labels)
-            for app, release, kind, minute, labels in (state or {}).get("totals", [])
+            for app, release, kind, minute, labels in state.get("totals", [])
         }
+        self._pruned: int = state.get("pruned", 0)
 
     def snapshot(self) -> State:
-        return {"totals": [[*key, dict(labels)] for key, labels in sorted(self._totals.items())]}
+        return {
+            "totals": [[*key, dict(labels)] for key, labels in sorted(self._totals.items())],
+            "pruned": self._pruned,
+        }
 
-    def add(self, traces: Sequence[Trace]) -> None:
-        """Traces in canonical order."""
-        for t in traces:
-            minute = t.ts - t.ts % _MINUTE
-            if t.status == "error":
-                self._count(
-                    t, "errors", minute, f"{t.provider or 'provider unknown'} {t.model}: {t.error_type or 'error'}", 1
-                )
-            if t.cost_usd and t.user_id:
-                self._count(t, "cost", minute, f"user {t.user_id}", t.cost_usd)
-            if t.latency_ms is not None:
-                self._count(t, "slow", minute, f"{t.provider or 'provider unknown'} {t.model}", t.latency_ms)
+    def add(self, traces: Traces, names: Sequence[TraceSeries]) -> None:
+        """At least one trace, in canonical order."""
+        groups = Groups(traces.series << 32 | traces.ts // _MINUTE)
+        keys = [(names[n >> 32], (n & 0xFFFFFFFF) * _MINUTE) for n in groups.numbers.tolist()]
+        labels = [f"{name.provider or 'provider unknown'} {name.model}" for name, _ in keys]
+        index, order = groups.index(), groups.order
 
-    def _count(self, t: Trace, kind: str, minute: int, label: str, amount: float) -> None:
-        self._totals.setdefault((t.app, t.release, kind, minute), Counter())[label] += amount  # type: ignore[assignment]  # Counter takes floats
+        failed = np.flatnonzero(traces.failed[order])
+        errors = Counter(zip(index[failed].tolist(), traces.error_type[order[failed]].tolist(), strict=True))
+        for (group, error_type), count in errors.items():
+            name, minute = keys[group]
+            self._count("errors", name, minute, f"{labels[group]}: {error_type or 'error'}", count)
+
+        measured = groups.sums(~np.isnan(traces.latency))
+        micros = groups.sums(np.rint(np.nan_to_num(traces.latency) * 1000).astype(np.int64))
+        for key, label, n, total in zip(keys, labels, measured, micros, strict=True):
+            if n:
+                self._count("slow", *key, label, total)
+
+        costs, users = traces.nanousd[order], traces.user[order]
+        spending = (costs > 0) & users.astype(np.bool_)
+        bounds = [*groups.starts.tolist(), len(order)]
+        for group, key in enumerate(keys):
+            mine = slice(bounds[group], bounds[group + 1])
+            paid = spending[mine]
+            spent: Counter[str] = Counter()
+            for user, cost in zip(users[mine][paid].tolist(), costs[mine][paid].tolist(), strict=True):
+                spent[user] += cost
+            for user, cost in spent.items():
+                self._count("cost", *key, f"user {user}", cost)
+        for labels_ in self._totals.values():
+            if len(labels_) > _MOST_LABELS:
+                _shorten(labels_, _MOST_LABELS // 2)
+
+    def _count(self, kind: Kind, name: TraceSeries, minute: int, label: str, amount: int) -> None:
+        totals = self._totals.setdefault((name.app, name.release, kind, minute), Counter())
+        totals[label] += amount
+        totals[_WHOLE] += amount
 
     def prune(self, watermark: int) -> None:
-        oldest = watermark - _KEEP_MINUTES * _MINUTE
         current = watermark - watermark % _MINUTE
+        if current == self._pruned:
+            return
+        self._pruned = current
+        oldest = watermark - _KEEP_MINUTES * _MINUTE
         for key in [key for key in self._totals if key[3] < oldest]:
             del self._totals[key]
         for key, labels in self._totals.items():
             if key[3] < current and len(labels) > _KEEP_LABELS:
-                self._totals[key] = Counter(dict(_top(labels, _KEEP_LABELS)))
+                _shorten(labels, _KEEP_LABELS)
 
     def top(self, rule: str, app: str, release: str, since: int, limit: int) -> list[str]:
         """The heaviest labels since then, with their shares."""
@@ -57,10 +95,18 @@ class Contributors:
         for (a, r, k, minute), labels in self._totals.items():
             if (a, r, k) == (app, release, kind) and minute >= since - since % _MINUTE:
                 total.update(labels)
-        whole = sum(total[label] for label in sorted(total))
+        whole = total.pop(_WHOLE, 0)
         if not whole:
             return []
         return [f"{label} ({amount / whole:.0%})" for label, amount in _top(total, limit)]
+
+
+def _shorten(labels: Counter[str], limit: int) -> None:
+    """Keep the heaviest, and the whole."""
+    whole = labels.pop(_WHOLE)
+    kept = dict(_top(labels, limit))
+    labels.clear()
+    labels.update({_WHOLE: whole, **kept})
 
 
 def _top(labels: Counter[str], limit: int) -> list[tuple[str, int]]:

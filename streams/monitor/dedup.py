@@ -1,53 +1,69 @@
-"""Each event counts once: digests of recent events' keys, in two generations that take turns."""
-
-from hashlib import blake2b
+"""Each event counts once."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 from driftline.detectors.base import State
+from driftline.detectors.digests import MISSING, Digests, DigestTable, firsts
 from driftline.schemas.events import MICROSECONDS
-from driftline.streams.monitor.config import DedupConfig
+from driftline.streams.monitor.config import DedupConfig, WindowConfig
+
+_SWEEP_US = 60 * MICROSECONDS  # how often what has expired is swept; does not change what is answered
 
 
 class RecentKeys:
-    """Remembers every key for at least `horizon_s` of ticks, or for the last `max_keys` keys, whichever is less.
+    """What has been seen, as digests of keys: 8 bytes each.
 
-    Keys are kept as 64-bit digests: 8 bytes of state each. Among a million of them a new event is taken for a repeat
-    with a probability of 5e-14.
+    Of one key, the events of one window (by event time) are one event, as they are one row in ClickHouse. It is
+    remembered for as long as its window still takes events, and at least for `horizon_s` of ticks. A repeat that comes
+    later than both finds its window gone: nothing counts twice in a window, but such a repeat is left out as too late,
+    as if it were new. (An event ahead of time is remembered as if it were as far ahead as may be.) The exception is
+    counted: `overflow` is the number of keys forgotten before their time because there were more than `max_keys`.
     """
 
-    def __init__(self, config: DedupConfig, state: State | None = None) -> None:
+    def __init__(self, config: DedupConfig, windows: WindowConfig, state: State | None = None) -> None:
         state = state or {}
-        self._config = config
-        self._current: set[int] = set(state["current"].tolist()) if state else set()
-        self._previous: set[int] = set(state["previous"].tolist()) if state else set()
-        self._since: int | None = state.get("since")
-        self.repeats: int = state.get("repeats", 0)
+        self._max_keys = config.max_keys
+        self._horizon = config.horizon_s * MICROSECONDS
+        self._size = windows.size_s * MICROSECONDS
+        self._ahead = windows.ahead_s * MICROSECONDS
+        self._open = (windows.size_s + windows.grace_s + windows.lateness_s) * MICROSECONDS
+        self._until = DigestTable(state.get("until"))  # in seconds: remembered while the watermark is before that
+        self._now: int | None = state.get("now")
+        self._swept: int = state.get("swept", 0)
+        self.repeated: int = state.get("repeated", 0)
+        self.overflow: int = state.get("overflow", 0)
 
-    def is_new(self, key: str) -> bool:
-        digest = int.from_bytes(blake2b(key.encode(), digest_size=8).digest())
-        if digest in self._current or digest in self._previous:
-            self.repeats += 1
-            return False
-        self._current.add(digest)
-        return True
+    def new(self, keys: Digests, ts: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which events have not been seen before, by the digests of their keys and their times."""
+        keys = keys ^ (ts - ts % self._size).astype(np.uint64)
+        new = firsts(keys)
+        new &= self._until.get(keys) <= self._expired
+        until = ts + self._open
+        if self._now is not None:
+            until = np.minimum(until, self._now + self._ahead + self._open)
+            until = np.maximum(until, self._now + self._horizon)
+        self._until.put(keys[new], -(-until[new] // MICROSECONDS))
+        self.repeated += len(new) - int(new.sum())
+        return new
 
     def tick(self, watermark: int) -> None:
-        if self._since is None:
-            self._since = watermark
-        old = watermark - self._since >= self._config.horizon_s * MICROSECONDS
-        if old or len(self._current) >= self._config.max_keys:
-            self._previous, self._current, self._since = self._current, set(), watermark
+        self._now = watermark
+        if watermark - self._swept >= _SWEEP_US:
+            self._swept = watermark
+            self._until.drop_below(self._expired + 1)
+        self.overflow += self._until.trim(self._max_keys, self._expired + 1)
+
+    @property
+    def _expired(self) -> int:
+        """Keys that were to be remembered until then are forgotten."""
+        return MISSING if self._now is None else self._now // MICROSECONDS
 
     def snapshot(self) -> State:
         return {
-            "current": _sorted(self._current),
-            "previous": _sorted(self._previous),
-            "since": self._since,
-            "repeats": self.repeats,
+            "until": self._until.snapshot(self._expired + 1),
+            "now": self._now,
+            "swept": self._swept,
+            "repeated": self.repeated,
+            "overflow": self.overflow,
         }
-
-
-def _sorted(digests: set[int]) -> NDArray[np.uint64]:
-    return np.sort(np.fromiter(digests, np.uint64, len(digests)))

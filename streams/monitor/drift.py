@@ -4,15 +4,17 @@ A fold of its own over the embeddings topic, since two topics have no common ord
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import compress
 from typing import Any
 
 import msgspec
 import numpy as np
 
 from driftline.detectors.config import DetectorsConfig
+from driftline.detectors.digests import digests
 from driftline.detectors.registry import make
-from driftline.detectors.state import pack, unpack
+from driftline.detectors.state import pack
 from driftline.detectors.tscan import EmbeddingDrift
 from driftline.detectors.units import FirstSixteen
 from driftline.schemas.codec import decode_embeddings
@@ -22,11 +24,11 @@ from driftline.schemas.topics import Topics
 from driftline.streams.fold import Fold, FoldFactory, Output, Record
 from driftline.streams.monitor.config import MonitorConfig
 from driftline.streams.monitor.dedup import RecentKeys
-from driftline.streams.monitor.fold import Publisher
+from driftline.streams.monitor.fold import Publisher, load_state
 from driftline.streams.monitor.incidents import Incidents
 from driftline.streams.monitor.watch import Streams, Transition, Units, Watch
 
-VERSION = 1  # of the snapshot's layout
+VERSION = 2  # of the snapshot's layout
 RULE = "embedding_drift"
 COMPONENTS = ("prompt", "response")
 RECENT = 512  # events among which an alert looks for the texts that carry the drift
@@ -36,9 +38,7 @@ class DriftFold:
     def __init__(
         self, config: MonitorConfig, detectors: DetectorsConfig, topics: Topics, snapshot: bytes | None
     ) -> None:
-        state: dict[str, Any] = unpack(snapshot) if snapshot else {}
-        if state and state["version"] != VERSION:
-            raise ValueError(f"state of version {state['version']} cannot be read by this release (it reads {VERSION})")
+        state = load_state(snapshot, "drift fold", VERSION)
         self._config = config
         self._detectors = detectors
         self._publish = Publisher(topics)
@@ -47,7 +47,9 @@ class DriftFold:
         self._watermark: int | None = state.get("watermark")
         self._next_tick: int | None = state.get("next_tick")
         self._reported: int = state.get("reported", 0)
-        self._seen = RecentKeys(config.dedup, state.get("seen"))
+        self._ahead = config.windows.ahead_s * MICROSECONDS
+        self._ahead_of_time: int = state.get("ahead_of_time", 0)
+        self._seen = RecentKeys(config.dedup, config.windows, state.get("seen"))
         self._pending: list[Embedding] = _embeddings(state.get("pending"))
         self._recent: deque[Embedding] = deque(_embeddings(state.get("recent")), maxlen=RECENT)
         self._streams = Streams(state.get("streams"))
@@ -62,6 +64,17 @@ class DriftFold:
     def watermark(self) -> int | None:
         return self._watermark
 
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """What was not counted, or not as long as it should have been."""
+        return {
+            "repeated": self._seen.repeated,
+            "ahead_of_time": self._ahead_of_time,
+            "dedup_overflow": self._seen.overflow,
+            "streams_over_limit": self._watch.over_limit,
+            "sessions_forgotten": self._sessions.overflow,
+        }
+
     def snapshot(self) -> bytes:
         return pack(
             {
@@ -69,6 +82,7 @@ class DriftFold:
                 "watermark": self._watermark,
                 "next_tick": self._next_tick,
                 "reported": self._reported,
+                "ahead_of_time": self._ahead_of_time,
                 "seen": self._seen.snapshot(),
                 "pending": msgspec.msgpack.encode(self._pending),
                 "recent": msgspec.msgpack.encode(list(self._recent)),
@@ -82,16 +96,29 @@ class DriftFold:
 
     async def absorb(self, records: Sequence[Record]) -> list[Output]:
         outputs: list[Output] = []
+        batch: list[Embedding] = []
         for record in records:
             for item in decode_embeddings(record.value or b""):
                 if not isinstance(item, Tick):
-                    if self._seen.is_new(f"{item.app}\x1f{item.key}"):
-                        self._pending.append(item)
+                    batch.append(item)
                 elif self._watermark is None or item.ts > self._watermark:
+                    self._take(batch)
+                    batch = []
                     self._watermark = item.ts
                     self._seen.tick(item.ts)
                     outputs += [self._publish(result) for result in self._tick(item.ts, record.offset)]
+        self._take(batch)
         return outputs
+
+    def _take(self, embeddings: Sequence[Embedding]) -> None:
+        if not embeddings:
+            return
+        key = digests(f"{e.app}\x1f{e.key}" for e in embeddings)
+        ts = np.array([e.ts for e in embeddings], np.int64)
+        new = self._seen.new(key, ts)
+        timely = new if self._watermark is None else new & (ts <= self._watermark + self._ahead)
+        self._ahead_of_time += int((new & ~timely).sum())
+        self._pending += compress(embeddings, timely.tolist())
 
     def _tick(self, ts: int, revision: int) -> list[Result]:
         until = (ts - self._grace) // self._tick_us * self._tick_us
@@ -126,8 +153,9 @@ class DriftFold:
             results += self._change_model(embeddings[-1].embed_model, tick, revision)
         embeddings = [e for e in embeddings if e.embed_model == self._embed_model]
         self._recent.extend(embeddings)
-        releases = [self._streams.number(e.app, e.release) for e in embeddings]
-        taken = self._sessions.take(releases, [e.conversation_id for e in embeddings], (tick + 1) * self._tick_us)
+        releases = np.array([self._streams.number(e.app, e.release) for e in embeddings], np.int64)
+        sessions = digests(e.conversation_id for e in embeddings)
+        taken = self._sessions.take(releases, sessions, (tick + 1) * self._tick_us)
         for component in COMPONENTS:
             chosen = [i for i, e in enumerate(embeddings) if taken.mask[i] and getattr(e, component) is not None]
             if not chosen:

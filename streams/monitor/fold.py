@@ -1,69 +1,111 @@
 """The events half of the monitor: the log to windows at once, and to detectors at each tick."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from itertools import compress
+from typing import Any, TypeVar
 
 import msgspec
+import numpy as np
 
 from driftline.detectors.config import DetectorsConfig
+from driftline.detectors.digests import Digests, digests
 from driftline.detectors.state import pack, unpack
 from driftline.schemas.codec import decode_events, encode
-from driftline.schemas.events import MICROSECONDS, Release, Score, Tick, Trace
-from driftline.schemas.results import Alert, BreakerSignal, Evidence, Result, RollbackSignal, WindowStats
+from driftline.schemas.errors import PermanentError
+from driftline.schemas.events import MICROSECONDS, Event, Release, Score, Tick, Trace
+from driftline.schemas.results import Alert, BreakerSignal, Evidence, LeftOut, Result, RollbackSignal, WindowStats
 from driftline.schemas.topics import Topics
 from driftline.streams.fold import Fold, FoldFactory, Output, Record
 from driftline.streams.monitor.analysis import Analysis
+from driftline.streams.monitor.columns import (
+    NO_SCORES,
+    NO_TRACES,
+    Bools,
+    Integers,
+    Pending,
+    ScoreSeries,
+    TraceSeries,
+    score_columns,
+    trace_columns,
+)
 from driftline.streams.monitor.config import MonitorConfig
 from driftline.streams.monitor.dedup import RecentKeys
-from driftline.streams.monitor.windows import NANO, Windows
+from driftline.streams.monitor.left_out import LeftOuts
+from driftline.streams.monitor.windows import Windows
 from driftline.streams.pricing import Pricer
 
-VERSION = 1  # of the snapshot's layout
+VERSION = 2  # of the snapshot's layout
+CHUNK = 1_000  # events that become columns together: enough for arrays to pay, few enough to stay in the cache
 
 
 class MonitorFold:
+    """absorb: records → events → those not seen before → columns → windows, and pending until their tick.
+    A tick closes windows, says what was left out, and gives the events whose time is complete to the detectors."""
+
     def __init__(
         self, config: MonitorConfig, detectors: DetectorsConfig, topics: Topics, pricer: Pricer, snapshot: bytes | None
     ) -> None:
-        state: dict[str, Any] = unpack(snapshot) if snapshot else {}
-        if state and state["version"] != VERSION:
-            raise ValueError(f"state of version {state['version']} cannot be read by this release (it reads {VERSION})")
+        state = load_state(snapshot, "monitor", VERSION)
         self._pricer = pricer
         self._publish = Publisher(topics)
         self._grace = config.windows.grace_s * MICROSECONDS
-        self._ahead = config.windows.ahead_s * MICROSECONDS
         self._tick_us = round(detectors.budget.tick_s * MICROSECONDS)
         self._watermark: int | None = state.get("watermark")
-        self._seen = RecentKeys(config.dedup, state.get("seen"))
+        self._undecodable: int = state.get("undecodable", 0)
+        self._seen = RecentKeys(config.dedup, config.windows, state.get("seen"))
+        self._left_out = LeftOuts(config.windows, state.get("left_out"))
         self._windows = Windows(config.windows, state.get("windows"))
+        self._traces = Pending(NO_TRACES, TraceSeries, state.get("traces"))
+        self._scores = Pending(NO_SCORES, ScoreSeries, state.get("scores"))
+        self._releases: list[Release] = msgspec.convert(state.get("releases", []), list[Release])
         self._analysis = Analysis(config, detectors, state.get("analysis"))
-        self._pending: list[Trace | Score | Release] = (
-            msgspec.msgpack.decode(state["pending"], type=list[Trace | Score | Release]) if state else []
-        )
-        self._ahead_of_time: int = state.get("ahead_of_time", 0)
 
     @property
     def watermark(self) -> int | None:
         return self._watermark
 
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """What was not counted, or not as long as it should have been."""
+        return {
+            "undecodable": self._undecodable,
+            "repeated": self._seen.repeated,
+            "too_late": self._left_out.too_late,
+            "ahead_of_time": self._left_out.ahead_of_time,
+            "dedup_overflow": self._seen.overflow,
+            **self._analysis.counters,
+        }
+
     def snapshot(self) -> bytes:
+        self._windows.settle(self._traces.names.names, self._scores.names.names)
         return pack(
             {
                 "version": VERSION,
                 "watermark": self._watermark,
+                "undecodable": self._undecodable,
                 "seen": self._seen.snapshot(),
+                "left_out": self._left_out.snapshot(),
                 "windows": self._windows.snapshot(),
+                "traces": self._traces.snapshot(),
+                "scores": self._scores.snapshot(),
+                "releases": msgspec.to_builtins(self._releases),
                 "analysis": self._analysis.snapshot(),
-                "pending": msgspec.msgpack.encode(self._pending),
-                "ahead_of_time": self._ahead_of_time,
             }
         )
 
     async def absorb(self, records: Sequence[Record]) -> list[Output]:
         outputs: list[Output] = []
-        batch: list[Trace | Score | Release] = []
+        batch: list[Event] = []
         for record in records:
-            for event in decode_events(record.value).events:
+            events, rejects = decode_events(record.value)
+            self._undecodable += len(rejects)
+            if Tick not in map(type, events):
+                batch += events
+                if len(batch) >= CHUNK:
+                    self._take(batch)
+                    batch = []
+                continue
+            for event in events:
                 if isinstance(event, Tick):
                     self._take(batch)
                     batch = []
@@ -73,51 +115,85 @@ class MonitorFold:
         self._take(batch)
         return outputs
 
-    def _take(self, events: list[Trace | Score | Release]) -> None:
+    def _take(self, events: Sequence[Event]) -> None:
         """Count events into their windows and keep them for the tick that will close their time."""
-        traces: list[Trace] = []
-        costs: list[int | None] = []
-        scores: list[Score] = []
-        latest = None if self._watermark is None else self._watermark + self._ahead
-        for event in events:
-            if latest is not None and event.ts > latest:
-                self._ahead_of_time += 1
-                continue
-            if not self._seen.is_new(f"{type(event).__name__[0]}{event.app}\x1f{event.key}"):
-                continue
-            event.attributes = {}
-            if isinstance(event, Trace):
-                event.input_text = event.output_text = ""
-                cost = self._pricer.cost_nanousd(event)
-                event.cost_usd = None if cost is None else cost / NANO
-                traces.append(event)
-                costs.append(cost)
-            elif isinstance(event, Score):
-                event.explanation = ""
-                scores.append(event)
-            self._pending.append(event)
+        kinds = set(map(type, events))
+        if Trace in kinds:
+            self._take_traces([event for event in events if isinstance(event, Trace)])
+        if Score in kinds:
+            self._take_scores([event for event in events if isinstance(event, Score)])
+        if Release in kinds:
+            self._take_releases([event for event in events if isinstance(event, Release)])
+
+    def _take_traces(self, traces: list[Trace]) -> None:
+        key, ts = digests(f"T{t.app}\x1f{t.trace_id}/{t.span_id}" for t in traces), _times(traces)
+        traces, key, ts = _some(traces, key, ts, self._seen.new(key, ts))
+        traces, key, ts = _some(traces, key, ts, self._left_out.timely("trace", traces, ts))
         if traces:
-            self._windows.add_traces(traces, costs)
+            columns, tokens = trace_columns(traces, ts, key, self._traces.names, self._pricer.costs_nanousd)
+            self._windows.add_traces(columns, tokens)
+            self._traces.add(columns)
+
+    def _take_scores(self, scores: list[Score]) -> None:
+        key, ts = digests(f"S{s.app}\x1f{s.id}" for s in scores), _times(scores)
+        scores, key, ts = _some(scores, key, ts, self._seen.new(key, ts))
+        scores, key, ts = _some(scores, key, ts, self._left_out.timely("score", scores, ts))
         if scores:
-            self._windows.add_scores(scores)
+            columns = score_columns(scores, ts, key, self._scores.names)
+            self._windows.add_scores(columns)
+            self._scores.add(columns)
+
+    def _take_releases(self, releases: list[Release]) -> None:
+        key, ts = digests(f"R{r.app}\x1f{r.id}" for r in releases), _times(releases)
+        new = compress(releases, self._seen.new(key, ts).tolist())
+        self._releases += [release for release in new if self._left_out.timely_release(release)]
 
     def _tick(self, ts: int, offset: int) -> list[Output]:
         if self._watermark is not None and ts <= self._watermark:
             return []
         self._watermark = ts
         self._seen.tick(ts)
+        self._windows.settle(self._traces.names.names, self._scores.names.names)
+        results: list[Result] = [*self._windows.close(ts, offset), *self._left_out.tick(ts, offset)]
         until = (ts - self._grace) // self._tick_us * self._tick_us
-        ready = sorted((e for e in self._pending if e.ts < until), key=lambda e: (e.ts, e.key))
-        self._pending = [e for e in self._pending if e.ts >= until]
-        results: list[Result] = list(self._windows.close(ts, offset))
+        releases = sorted((r for r in self._releases if r.ts < until), key=lambda r: (r.ts, r.key))
+        self._releases = [r for r in self._releases if r.ts >= until]
         results += self._analysis.advance(
-            [e for e in ready if isinstance(e, Trace)],
-            [e for e in ready if isinstance(e, Score)],
-            [e for e in ready if isinstance(e, Release)],
+            self._traces.take(until),
+            self._traces.names.names,
+            self._scores.take(until),
+            self._scores.names.names,
+            releases,
             until,
             offset,
         )
+        self._traces.forget_names()
+        self._scores.forget_names()
         return [self._publish(result) for result in results]
+
+
+E = TypeVar("E", Trace, Score)
+
+
+def _some(events: list[E], key: Digests, ts: Integers, mask: Bools) -> tuple[list[E], Digests, Integers]:
+    if mask.all():
+        return events, key, ts
+    return list(compress(events, mask.tolist())), key[mask], ts[mask]
+
+
+def _times(events: Sequence[Trace | Score | Release]) -> Integers:
+    return np.array([event.ts for event in events], np.int64)
+
+
+def load_state(snapshot: bytes | None, name: str, version: int) -> dict[str, Any]:
+    """:raises PermanentError: written by another version of Driftline."""
+    state: dict[str, Any] = unpack(snapshot) if snapshot else {}
+    if state and state["version"] != version:
+        raise PermanentError(
+            f"The {name}'s state has version {state['version']}, this Driftline reads {version}: install the one that "
+            "wrote it, or delete its state topic to build the state anew from the log"
+        )
+    return state
 
 
 class Publisher:
@@ -126,6 +202,7 @@ class Publisher:
     def __init__(self, topics: Topics) -> None:
         self._topic: dict[type, str] = {
             WindowStats: topics.windows,
+            LeftOut: topics.windows,
             Evidence: topics.evidence,
             Alert: topics.alerts,
             RollbackSignal: topics.rollbacks,

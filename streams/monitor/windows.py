@@ -5,17 +5,26 @@ same to the last digit whatever the order of its events and however they were ba
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from driftline.detectors.base import State
-from driftline.detectors.ddsketch import DDSketch
-from driftline.schemas.events import MICROSECONDS, Score, Trace
+from driftline.detectors.base import Floats, State
+from driftline.detectors.ddsketch import DDSketch, add_each
+from driftline.schemas.events import MICROSECONDS
 from driftline.schemas.ids import stable_id
 from driftline.schemas.results import Quantiles, ScoreStats, WindowStats
+from driftline.streams.monitor.columns import (
+    Groups,
+    Integers,
+    Scores,
+    ScoreSeries,
+    Traces,
+    TraceSeries,
+    join,
+)
 from driftline.streams.monitor.config import WindowConfig
+from driftline.streams.pricing import Tokens
 
 SCORE_UNIT = 1_000_000
 NANO = 1_000_000_000
@@ -73,63 +82,78 @@ class Windows:
         self._fingerprint = stable_id(config.size_s, "ddsketch-0.01")[:8]
         state = state or {}
         self._windows: dict[Key, _Window] = {tuple(key): _Window(window) for key, window in state.get("windows", [])}
-        self._expired: int = state.get("expired", 0)  # windows that end at or before this take nothing any more
-        self.too_late: int = state.get("too_late", 0)
+        self._closing: int = state.get("closing", 0)  # windows that end at or before this have closed
+        self._traces: list[tuple[Traces, Tokens]] = []  # added, but not in their windows yet
+        self._scores: list[Scores] = []
 
-    def add_traces(self, traces: Sequence[Trace], nanousd: Sequence[int | None]) -> None:
-        """Count traces, each with its cost in nano-dollars (None: could not be priced)."""
-        groups: dict[Key, int] = {}
-        size = self._size
-        group = np.array(
-            [
-                groups.setdefault(
-                    (t.app, t.release, t.response_model or t.request_model, t.ts - t.ts % size), len(groups)
-                )
-                for t in traces
-            ],
-            dtype=np.intp,
+    def add_traces(self, traces: Traces, tokens: Tokens) -> None:
+        """None of them too late."""
+        self._traces.append((traces, tokens))
+
+    def add_scores(self, scores: Scores) -> None:
+        """None of them too late."""
+        self._scores.append(scores)
+
+    def settle(self, traces: Sequence[TraceSeries], scores: Sequence[ScoreSeries]) -> None:
+        """Count what was added into its windows: all at once, since a group of rows costs as much as a single one.
+        Pass the names of the series."""
+        if self._traces:
+            columns, tokens = map(join, zip(*self._traces, strict=True))
+            self._count_traces(columns, tokens, traces)
+            self._traces = []
+        if self._scores:
+            self._count_scores(join(self._scores), scores)
+            self._scores = []
+
+    def _count_traces(self, traces: Traces, tokens: Tokens, names: Sequence[TraceSeries]) -> None:
+        groups, windows = self._windows_of(traces.series, traces.ts, ((n.app, n.release, n.model) for n in names))
+        priced = traces.nanousd >= 0
+        columns = (
+            groups.sizes.tolist(),
+            groups.sums(traces.failed),
+            *(groups.sums(np.maximum(count, 0)) for count in (tokens.input, tokens.output, tokens.cache_read)),
+            groups.sums(np.where(priced, traces.nanousd, 0)),
+            groups.sums(priced),
         )
-        n = len(groups)
-        columns = {
-            "requests": np.bincount(group, minlength=n),
-            "errors": _sums(group, n, [t.status == "error" for t in traces]),
-            "input_tokens": _sums(group, n, [t.input_tokens or 0 for t in traces]),
-            "output_tokens": _sums(group, n, [t.output_tokens or 0 for t in traces]),
-            "cache_read_input_tokens": _sums(group, n, [t.cache_read_input_tokens or 0 for t in traces]),
-            "nanousd": _sums(group, n, [cost or 0 for cost in nanousd]),
-            "priced": _sums(group, n, [cost is not None for cost in nanousd]),
-        }
-        nan = float("nan")
-        latency = np.array([nan if t.latency_ms is None else t.latency_ms for t in traces])
-        ttft = np.array([nan if t.ttft_ms is None else t.ttft_ms for t in traces])
-        windows: list[_Window | None] = []
-        for g, key in enumerate(groups):
-            window = self._window(key, int(columns["requests"][g]))
-            windows.append(window)
-            if window is None:
-                continue
-            for name, sums in columns.items():
-                window.counts[name] += int(sums[g])
-            mine = slice(None) if n == 1 else group == g
-            for sketch, values in ((window.latency, latency[mine]), (window.ttft, ttft[mine])):
-                values = values[~np.isnan(values)]
-                if len(values):
-                    sketch.add(values)
-        for i, trace in enumerate(traces):
-            if trace.status == "error" and (window := windows[group[i]]) is not None:
-                window.errors[trace.error_type or "unknown"] += 1
+        for window, sums in zip(windows, zip(*columns, strict=True), strict=True):
+            for name, total in zip(_Window.COUNTS, sums, strict=True):
+                window.counts[name] += total
+        self._measure(groups, [window.latency for window in windows], traces.latency)
+        self._measure(groups, [window.ttft for window in windows], traces.ttft)
+        index = groups.index()
+        failed = np.flatnonzero(traces.failed[groups.order])
+        errors = Counter(zip(index[failed].tolist(), traces.error_type[groups.order[failed]].tolist(), strict=True))
+        for (group, error_type), count in errors.items():
+            windows[group].errors[error_type or "unknown"] += count
 
-    def add_scores(self, scores: Sequence[Score]) -> None:
-        for score in scores:
-            key = (score.app, score.release, score.model, score.ts - score.ts % self._size)
-            window = self._window(key, 1)
-            if window is not None:
-                total = window.scores.setdefault(score.name, [0, 0])
-                total[0] += 1
-                total[1] += round(score.value * SCORE_UNIT)
+    def _measure(self, groups: Groups, sketches: Sequence[DDSketch], values: Floats) -> None:
+        ordered = values[groups.order]
+        measured = ~np.isnan(ordered)
+        add_each(sketches, groups.index()[measured], ordered[measured])
+
+    def _count_scores(self, scores: Scores, names: Sequence[ScoreSeries]) -> None:
+        groups, windows = self._windows_of(scores.series, scores.ts, ((n.app, n.release, n.model) for n in names))
+        series = scores.series[groups.order[groups.starts]].tolist()
+        totals = groups.sums(np.rint(scores.value * SCORE_UNIT).astype(np.int64))
+        for window, number, count, total in zip(windows, series, groups.sizes.tolist(), totals, strict=True):
+            sums = window.scores.setdefault(names[number].name, [0, 0])
+            sums[0] += count
+            sums[1] += total
+
+    def _windows_of(
+        self, series: Integers, ts: Integers, names: Iterable[tuple[str, str, str]]
+    ) -> tuple[Groups, list[_Window]]:
+        """The rows of each series and window, and that window. Two groups may have the same."""
+        groups = Groups(series << 32 | ts // self._size)
+        known = list(names)
+        windows = []
+        for number, events in zip(groups.numbers.tolist(), groups.sizes.tolist(), strict=True):
+            windows.append(self._window((*known[number >> 32], (number & 0xFFFFFFFF) * self._size), events))
+        return groups, windows
 
     def close(self, watermark: int, revision: int) -> list[WindowStats]:
-        """What the tick `watermark` closes or corrects, in order; windows past the allowed lateness are forgotten."""
+        """What the tick `watermark` closes or corrects, in order; windows past the allowed lateness are forgotten. Call
+        `settle` before."""
         closing = watermark - self._config.grace_s * MICROSECONDS
         results = []
         for key in sorted(self._windows):
@@ -137,27 +161,25 @@ class Windows:
             if window.changed and key[3] + self._size <= closing:
                 results.append(self._stats(key, window, revision))
                 window.closed, window.changed = True, False
-        self._expired = closing - self._config.lateness_s * MICROSECONDS
-        for key in [key for key in self._windows if key[3] + self._size <= self._expired]:
+        self._closing = closing
+        expired = closing - self._config.lateness_s * MICROSECONDS
+        for key in [key for key in self._windows if key[3] + self._size <= expired]:
             del self._windows[key]
         return results
 
     def snapshot(self) -> State:
+        """Call `settle` before."""
         return {
             "windows": [[list(key), window.snapshot()] for key, window in sorted(self._windows.items())],
-            "expired": self._expired,
-            "too_late": self.too_late,
+            "closing": self._closing,
         }
 
-    def _window(self, key: Key, events: int) -> _Window | None:
-        if key[3] + self._size <= self._expired:
-            self.too_late += events
-            return None
+    def _window(self, key: Key, events: int) -> _Window:
         window = self._windows.get(key)
         if window is None:
             window = self._windows[key] = _Window()
             # A window that nobody had seen before it closed is still one that closed.
-            window.closed = key[3] + self._size <= self._expired + self._config.lateness_s * MICROSECONDS
+            window.closed = key[3] + self._size <= self._closing
         window.touch(events)
         return window
 
@@ -188,9 +210,3 @@ class Windows:
             },
             late=window.late,
         )
-
-
-def _sums(group: NDArray[np.intp], n: int, values: Sequence[int]) -> NDArray[np.int64]:
-    sums = np.zeros(n, dtype=np.int64)
-    np.add.at(sums, group, np.array(values, dtype=np.int64))
-    return sums

@@ -3,17 +3,57 @@ from datetime import UTC, datetime
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Any
 
+import numpy as np
 import pytest
 from genai_prices import Usage, calc_price
 from genai_prices.data_snapshot import DataSnapshot, get_snapshot
 from genai_prices.types import ClauseEquals, ConditionalPrice, ModelInfo, ModelPrice, Provider, Tier, TieredPrices
+from hypothesis import given
+from hypothesis import strategies as st
 
 from driftline.schemas.events import Trace
 from driftline.streams import pricing
-from driftline.streams.pricing import Pricer
+from driftline.streams.monitor.columns import Names, TraceSeries, trace_columns
+from driftline.streams.pricing import UNKNOWN, Pricer
 
 T0 = 1_790_000_000_000_000
 CACHED = {"cache_read_input_tokens": 500, "cache_write_input_tokens": 200}
+
+
+MODELS = [
+    ("openai", "gpt-4o"),
+    ("openai", "gpt-4o-mini"),
+    ("google", "gemini-2.5-pro"),  # tiers
+    ("deepseek", "deepseek-chat"),  # by the hour
+    ("openai", "text-embedding-3-small"),  # nothing for output
+    ("perplexity", "sonar"),  # and for each request
+    ("anthropic", "claude-3-5-sonnet-20241022"),
+    ("nobody", "unheard-of"),
+]
+COUNT = st.none() | st.integers(0, 3_000) | st.sampled_from([200_001, 2**24, 2**40])
+CALLS = st.lists(
+    st.builds(
+        lambda model, ts, **fields: trace(provider=model[0], request_model=model[1], ts=T0 + ts, **fields),
+        st.sampled_from(MODELS),
+        st.integers(0, 86_400_000_000),
+        input_tokens=COUNT,
+        output_tokens=COUNT,
+        cache_read_input_tokens=COUNT,
+        cache_write_input_tokens=COUNT,
+        reasoning_output_tokens=COUNT,
+        cost_usd=st.none() | st.floats(0, 1e6),
+    ),
+    min_size=1,
+    max_size=20,
+)
+
+
+@given(CALLS)
+def test_many_at_once_cost_what_each_costs(pricer: Pricer, traces: list[Trace]) -> None:
+    ts = np.array([t.ts for t in traces])
+    columns, _ = trace_columns(traces, ts, ts.astype(np.uint64), Names(TraceSeries), pricer.costs_nanousd)
+    each = [pricer.cost_nanousd(t) for t in traces]
+    assert columns.nanousd.tolist() == [UNKNOWN if cost is None else cost for cost in each]
 
 
 @pytest.fixture(scope="module")

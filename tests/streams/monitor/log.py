@@ -6,14 +6,7 @@ from dataclasses import dataclass, field
 
 from driftline.schemas.codec import decode, encode_events
 from driftline.schemas.events import MICROSECONDS, Event, Tick, Trace
-from driftline.schemas.results import (
-    Alert,
-    BreakerSignal,
-    Evidence,
-    Result,
-    RollbackSignal,
-    WindowStats,
-)
+from driftline.schemas.results import Result, result_types
 from driftline.schemas.topics import Topics
 from driftline.streams.fold import Fold, Output
 
@@ -53,13 +46,7 @@ class Log:
             self.append([Tick(ts=now)])
 
 
-_RESULTS: dict[str, type] = {
-    TOPICS.windows: WindowStats,
-    TOPICS.evidence: Evidence,
-    TOPICS.alerts: Alert,
-    TOPICS.rollbacks: RollbackSignal,
-    TOPICS.breakers: BreakerSignal,
-}
+_RESULTS = result_types(TOPICS)
 
 
 def results_of(outputs: Sequence[Output]) -> list[Result]:

@@ -1,34 +1,87 @@
+import numpy as np
+
+from driftline.detectors.digests import digests
+from driftline.detectors.state import pack, unpack
 from driftline.schemas.events import MICROSECONDS
-from driftline.streams.monitor.config import DedupConfig
+from driftline.streams.monitor.config import DedupConfig, WindowConfig
 from driftline.streams.monitor.dedup import RecentKeys
 
-
-def test_a_key_counts_once_for_at_least_the_horizon() -> None:
-    keys = RecentKeys(DedupConfig(horizon_s=10))
-    keys.tick(0)
-    assert keys.is_new("a")
-    for second in range(1, 10):
-        keys.tick(second * MICROSECONDS)
-        assert not keys.is_new("a")
-    keys.tick(10 * MICROSECONDS)
-    assert not keys.is_new("a")
-    keys.tick(20 * MICROSECONDS)
-    assert keys.is_new("a")
-    assert keys.repeats == 10
+START = 1_793_606_400
+WINDOWS = WindowConfig(size_s=60, grace_s=5, lateness_s=100, ahead_s=1000)
 
 
-def test_memory_is_bounded_by_keys() -> None:
-    keys = RecentKeys(DedupConfig(max_keys=3))
-    for number in range(100):
-        keys.is_new(str(number))
-        keys.tick(number)
-    state = keys.snapshot()
-    assert len(state["current"]) + len(state["previous"]) <= 6
+def recent(horizon_s: int = 10, max_keys: int = 1000) -> RecentKeys:
+    return RecentKeys(DedupConfig(horizon_s=horizon_s, max_keys=max_keys), WINDOWS)
+
+
+def new(keys: RecentKeys, *names: str, at: float = 0) -> list[bool]:
+    mask: list[bool] = keys.new(digests(names), np.full(len(names), round((START + at) * MICROSECONDS))).tolist()
+    return mask
+
+
+def tick(keys: RecentKeys, at: float) -> None:
+    keys.tick(round((START + at) * MICROSECONDS))
+
+
+def test_a_key_counts_once_in_one_batch_and_across_batches() -> None:
+    keys = recent()
+    assert new(keys, "a", "b", "a") == [True, True, False]
+    assert new(keys, "b", "c") == [False, True]
+    assert keys.repeated == 2
+
+
+def test_one_key_in_two_windows_is_two_events() -> None:
+    keys = recent()
+    assert new(keys, "a", at=59) == [True]
+    assert new(keys, "a", at=0) == [False]
+    assert new(keys, "a", at=60) == [True]
+
+
+def test_a_key_is_remembered_while_its_window_takes_events() -> None:
+    keys = recent()
+    new(keys, "a", at=59)
+    for second in (1, 60, 164.999999):
+        tick(keys, second)
+        assert new(keys, "a", at=59) == [False]
+    tick(keys, 59 + 60 + 5 + 100)
+    assert new(keys, "a", at=59) == [True]
+
+
+def test_the_key_of_a_late_event_is_remembered_for_the_horizon() -> None:
+    keys = recent(horizon_s=10)
+    tick(keys, 500)
+    assert new(keys, "a") == [True]
+    tick(keys, 509.999999)
+    assert new(keys, "a") == [False]
+    tick(keys, 510)
+    assert new(keys, "a") == [True]
+
+
+def test_an_event_far_ahead_is_not_remembered_until_its_time() -> None:
+    keys = recent()
+    tick(keys, 0)
+    assert new(keys, "a", at=1_000_000) == [True]
+    tick(keys, 1000 + 164)
+    assert new(keys, "a", at=1_000_000) == [False]
+    tick(keys, 1000 + 166)
+    assert new(keys, "a", at=1_000_000) == [True]
+
+
+def test_memory_is_bounded_the_oldest_go_and_are_counted() -> None:
+    keys = recent(max_keys=10)
+    for second in range(12):
+        new(keys, str(second), at=second)
+        tick(keys, second)
+    assert keys.overflow == 6
+    assert new(keys, "11", at=11) == [False]
+    assert new(keys, "0", at=0) == [True]
 
 
 def test_a_restored_memory_knows_the_same() -> None:
-    keys = RecentKeys(DedupConfig())
-    keys.is_new("a")
-    restored = RecentKeys(DedupConfig(), keys.snapshot())
-    assert not restored.is_new("a")
-    assert restored.is_new("b")
+    keys = recent()
+    new(keys, "a", "a", "b")
+    tick(keys, 3)
+    restored = RecentKeys(DedupConfig(horizon_s=10, max_keys=1000), WINDOWS, unpack(pack(keys.snapshot())))
+    assert pack(restored.snapshot()) == pack(keys.snapshot())
+    assert new(restored, "a", "c") == [False, True]
+    assert restored.repeated == 2

@@ -6,6 +6,7 @@ import pytest
 
 from driftline.detectors.config import DetectorsConfig
 from driftline.schemas.codec import encode_events
+from driftline.schemas.errors import PermanentError
 from driftline.schemas.events import MICROSECONDS, Event, Release, Score, Tick, Trace
 from driftline.schemas.results import Alert, BreakerSignal, Evidence, Result, WindowStats
 from driftline.schemas.topics import Topics
@@ -173,5 +174,5 @@ def test_state_of_another_version_is_refused(topics: Topics) -> None:
     from driftline.detectors.state import pack, unpack
 
     state = unpack(new_fold(topics).snapshot())
-    with pytest.raises(ValueError, match="version 99"):
+    with pytest.raises(PermanentError, match="version 99, this Driftline reads 2: install"):
         new_fold(topics, pack({**state, "version": 99}))

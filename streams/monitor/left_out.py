@@ -1,0 +1,81 @@
+"""Events that count in no window, and so for no detector: said at each tick, so that sums add up."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from driftline.detectors.base import State
+from driftline.schemas.events import MICROSECONDS, Release, Score, Trace
+from driftline.schemas.ids import stable_id
+from driftline.schemas.results import LeftOut, LeftOutReason
+from driftline.streams.monitor.config import WindowConfig
+
+Kind = Literal["trace", "score"]
+
+
+class LeftOuts:
+    """Per app and window start, the distinct events of a kind are those counted in windows and those said here."""
+
+    def __init__(self, config: WindowConfig, state: State | None = None) -> None:
+        state = state or {}
+        self._size_s = config.size_s
+        self._size = config.size_s * MICROSECONDS
+        self._open = (config.grace_s + config.lateness_s) * MICROSECONDS
+        self._ahead = config.ahead_s * MICROSECONDS
+        self._now: int | None = state.get("now")
+        self._unsaid: Counter[tuple[str, Kind, LeftOutReason, int]] = Counter(
+            {(app, kind, reason, start): n for app, kind, reason, start, n in state.get("unsaid", [])}
+        )
+        self.too_late: int = state.get("too_late", 0)
+        self.ahead_of_time: int = state.get("ahead_of_time", 0)
+
+    def timely(self, kind: Kind, events: Sequence[Trace | Score], ts: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which events count; the others are noted. Before the first tick all do."""
+        if self._now is None:
+            return np.ones(len(ts), np.bool_)
+        late = ts - ts % self._size + self._size <= self._now - self._open
+        ahead = ts > self._now + self._ahead
+        reasons: tuple[tuple[NDArray[np.bool_], LeftOutReason], ...] = ((late, "too_late"), (ahead, "ahead_of_time"))
+        for mask, reason in reasons:
+            for i in np.flatnonzero(mask).tolist():
+                self._unsaid[events[i].app, kind, reason, events[i].ts - events[i].ts % self._size] += 1
+        self.too_late += int(late.sum())
+        self.ahead_of_time += int(ahead.sum())
+        return ~(late | ahead)
+
+    def timely_release(self, event: Release) -> bool:
+        """A release that comes late still says what serves now."""
+        ahead = self._now is not None and event.ts > self._now + self._ahead
+        self.ahead_of_time += ahead
+        return not ahead
+
+    def tick(self, watermark: int, revision: int) -> list[LeftOut]:
+        """What has been left out since the last tick."""
+        self._now = watermark
+        said = [
+            LeftOut(
+                id=stable_id("left_out", app, kind, reason, start, watermark),
+                app=app,
+                kind=kind,
+                reason=reason,
+                start=start,
+                size_s=self._size_s,
+                tick=watermark,
+                revision=revision,
+                events=events,
+            )
+            for (app, kind, reason, start), events in sorted(self._unsaid.items())
+        ]
+        self._unsaid.clear()
+        return said
+
+    def snapshot(self) -> State:
+        return {
+            "now": self._now,
+            "unsaid": [[*key, events] for key, events in sorted(self._unsaid.items())],
+            "too_late": self.too_late,
+            "ahead_of_time": self.ahead_of_time,
+        }

@@ -18,6 +18,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListen
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from tenacity import AsyncRetrying, before_sleep_log, retry_if_exception_type, wait_random_exponential
 
+from driftline.schemas.clock import Clock, SystemClock
 from driftline.schemas.codec import Decoded, DecodeError, decode, decode_events, encode
 from driftline.schemas.events import Event, Tick, Trace
 from driftline.schemas.ids import stable_id
@@ -26,17 +27,23 @@ from driftline.schemas.topics import LARGE, Topics
 from driftline.sinks.clickhouse.config import ClickHouseConfig
 from driftline.sinks.clickhouse.rows import Row, TraceRow, complete_row, decode_rows, result_row, settle_cost
 from driftline.sinks.clickhouse.writer import Writer
+from driftline.streams import metrics
+from driftline.streams.health import Health
+from driftline.streams.poison import ArchiveConfig, PoisonWatch
 from driftline.streams.ready import mark_ready
 from driftline.streams.runtime.config import KafkaConfig
+from driftline.streams.runtime.watch import ConsumerWatch
 
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.5  # the longest that a stop goes unnoticed on a quiet stream
 STOP_S = 2.0  # after a stop, what is read gets this long to be written; the rest is read again after the next start
+LEAVE_S = 0.8  # then the clients get this long for their goodbyes: a broker that is frozen answers none of them
 FETCH_WAIT_MS = 250  # rows wait for their batch anyway, and idle fetches cost the broker
 REBALANCE_S = 60.0
 FETCH_BYTES = 4 * 2**20  # of a partition at once: more would hold up heartbeats while it is decoded
 FOREVER_MS = 2**31 - 1
+CLICKHOUSE = "clickhouse"
 
 
 class Pricing(Protocol):
@@ -55,23 +62,33 @@ class Origin(NamedTuple):
 class Batch:
     """Consumed records as rows, and the offsets that stand for them. No I/O."""
 
-    def __init__(self, topics: Topics, pricing: Pricing) -> None:
+    def __init__(self, topics: Topics, pricing: Pricing, poison: PoisonWatch) -> None:
         self._topics = topics
         self._types = result_types(topics)
         self._pricing = pricing
+        self._poison = poison
         self.rows: dict[str, list[Row]] = {}
         self._origins: dict[str, list[Origin]] = {}
         self.letters: list[DeadLetter] = []
         self.offsets: dict[TopicPartition, int] = {}  # of the next record to read
+        self.newest_ms: dict[TopicPartition, int] = {}  # Kafka's timestamp of the record before it
+        self.oldest_ms: dict[str, int] = {}  # by topic
+        self.taken: Counter[str] = Counter()  # records by topic
         self.size = 0
         self.bytes = 0
 
     def add(self, partition: TopicPartition, records: Sequence[ConsumerRecord]) -> None:
+        """:raises PermanentError: nothing but garbage comes."""
         add = self._add_events if partition.topic == self._topics.events else self._add_result
         for record in records:
             add(record)
             self.bytes += len(record.value or b"")
         self.offsets[partition] = records[-1].offset + 1
+        self.newest_ms[partition] = records[-1].timestamp
+        self.oldest_ms[partition.topic] = min(
+            records[0].timestamp, self.oldest_ms.get(partition.topic, records[0].timestamp)
+        )
+        self.taken[partition.topic] += len(records)
 
     def _add_events(self, record: ConsumerRecord) -> None:
         offset = record.offset
@@ -88,6 +105,10 @@ class Batch:
             positions.setdefault(table, []).append(position)
         for table, some in positions.items():
             self._came_from(table, record, some)
+        if positions:
+            self._poison.good(record.topic, record.partition)
+        else:
+            self._poison.rejected(record, decoded.rejects)
         for reject in decoded.rejects:
             self.letters.append(dead_letter(record, reject.index, reject.reason, reject.raw))
 
@@ -156,6 +177,9 @@ class Archive:
         topics: Topics,
         config: ClickHouseConfig,
         pricing: Pricing,
+        poison: PoisonWatch,
+        watch: ConsumerWatch,
+        health: Health,
     ) -> None:
         self._consumer = consumer
         self._producer = producer
@@ -163,6 +187,10 @@ class Archive:
         self._topics = topics
         self._config = config
         self._pricing = pricing
+        self._poison = poison
+        self._watch = watch
+        self._health = health
+        self._clock: Clock = SystemClock()
         self.counts: Counter[str] = Counter()  # rows by table, and dead letters sent; repeats included
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -171,7 +199,9 @@ class Archive:
         try:
             while not stop.is_set():
                 batch = await self._read(stop)
+                self._watch.busy = True  # a ClickHouse that is away is no reason to restart
                 await writing
+                self._watch.busy = False
                 writing = asyncio.create_task(self._write(batch))
             await writing
         finally:
@@ -180,7 +210,7 @@ class Archive:
             logger.info("Archived %s.", counts or "nothing")
 
     def _batch(self) -> Batch:
-        return Batch(self._topics, self._pricing)
+        return Batch(self._topics, self._pricing, self._poison)
 
     async def _read(self, stop: asyncio.Event) -> Batch:
         """The next batch: full, or old enough; empty after a quiet while."""
@@ -201,12 +231,23 @@ class Archive:
 
     async def _write(self, batch: Batch) -> None:
         refusals = await asyncio.gather(*(self._insert(batch, table) for table in batch.rows))
+        self._health.right(CLICKHOUSE)
         letters = [*batch.letters, *(letter for refused in refusals for letter in refused)]
         await self._send(letters)
         await self._commit(batch.offsets)
-        self.counts.update({table: len(rows) for table, rows in batch.rows.items()})
+        self._watch.committed(batch.offsets, batch.newest_ms)
+        self._count(batch, len(letters))
+
+    def _count(self, batch: Batch, letters: int) -> None:
+        for table, rows in batch.rows.items():
+            self.counts[table] += len(rows)
+            metrics.ROWS_OUT.labels(table).inc(len(rows))
+        for topic, records in batch.taken.items():
+            metrics.took("archive", topic, records)
+            metrics.delayed("archive", topic, 1_000 * batch.oldest_ms[topic], self._clock.now())
         if letters:
-            self.counts["dead letters sent"] += len(letters)
+            self.counts["dead letters sent"] += letters
+            metrics.dropped("archive", {"dead_lettered": letters})
 
     async def _insert(self, batch: Batch, table: str) -> list[DeadLetter]:
         """Returns what ClickHouse refused."""
@@ -248,19 +289,33 @@ class Archive:
 
 
 class _MarkReady(ConsumerRebalanceListener):
+    def __init__(self, health: Health, watch: ConsumerWatch) -> None:
+        self._health = health
+        self._watch = watch
+
     async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
         pass
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
+        self._watch.assigned()
+        self._health.ready = True
         mark_ready()
 
 
 async def run_archive(
-    kafka: KafkaConfig, clickhouse: ClickHouseConfig, topics: Topics, pricing: Pricing, *, stop: asyncio.Event
+    kafka: KafkaConfig,
+    clickhouse: ClickHouseConfig,
+    topics: Topics,
+    pricing: Pricing,
+    *,
+    stop: asyncio.Event,
+    config: ArchiveConfig | None = None,
+    health: Health | None = None,
 ) -> None:
     """Archive until `stop` is set. Waits for ClickHouse for as long as it is away; raises ConfigError for a database
-    whose migrations are not ours."""
-    work = asyncio.create_task(_archive(kafka, clickhouse, topics, pricing, stop))
+    whose migrations are not ours, and PermanentError when nothing but garbage comes."""
+    poison = PoisonWatch((config or ArchiveConfig()).poison_limit)
+    work = asyncio.create_task(_archive(kafka, clickhouse, topics, pricing, poison, health or Health("archive"), stop))
     stopped = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -272,13 +327,30 @@ async def run_archive(
     finally:
         stopped.cancel()
         work.cancel()
-        await asyncio.wait({work, stopped})
+        await asyncio.wait({work, stopped}, timeout=LEAVE_S)
 
 
 async def _archive(
-    kafka: KafkaConfig, clickhouse: ClickHouseConfig, topics: Topics, pricing: Pricing, stop: asyncio.Event
+    kafka: KafkaConfig,
+    clickhouse: ClickHouseConfig,
+    topics: Topics,
+    pricing: Pricing,
+    poison: PoisonWatch,
+    health: Health,
+    stop: asyncio.Event,
 ) -> None:
-    writer = await Writer.open(clickhouse)
+    def clickhouse_failed(what: str, error: BaseException) -> None:
+        metrics.RETRIES.labels("archive", CLICKHOUSE).inc()
+        metrics.erred("archive", error)
+        health.wrong(
+            CLICKHOUSE,
+            f"could not {what}: {error}",
+            "see that ClickHouse runs and that clickhouse.dsn is right; rows wait in Kafka, nothing is lost, and the "
+            "role goes on by itself",
+        )
+
+    writer = await Writer.open(clickhouse, clickhouse_failed)
+    health.right(CLICKHOUSE)
     consumer = AIOKafkaConsumer(
         group_id=f"{topics.prefix}.archive",
         # ClickHouse may be away for hours. Heartbeats alone say that this member lives, so it keeps its partitions.
@@ -288,12 +360,14 @@ async def _archive(
         **kafka.client_options(),
         **{**kafka.group_options(), "fetch_max_wait_ms": FETCH_WAIT_MS},
     )
+    watch = ConsumerWatch("archive", consumer, kafka, health)
     producer = AIOKafkaProducer(**kafka.client_options(), **{**kafka.producer_options(), "max_request_size": 2 * LARGE})
     try:
         await producer.start()
-        consumer.subscribe([topics.events, *result_types(topics)], listener=_MarkReady())
+        consumer.subscribe([topics.events, *result_types(topics)], listener=_MarkReady(health, watch))
         await consumer.start()
-        await Archive(consumer, producer, writer, topics, clickhouse, pricing).run(stop)
+        archive = Archive(consumer, producer, writer, topics, clickhouse, pricing, poison, watch, health)
+        await watch.during(archive.run(stop))
     finally:
         await consumer.stop()
         await producer.stop()

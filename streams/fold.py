@@ -6,7 +6,7 @@ offset it stands for, and builds it anew from the newest snapshot after every re
 remembers depends on the records alone, never on how they were batched, on the wall clock or on another partition.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 
@@ -33,6 +33,11 @@ class Fold(Protocol):
     @property
     def watermark(self) -> int | None:
         """The newest tick absorbed (microseconds since the Unix epoch); None before the first."""
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """What the fold left out since its state began, by reason: cumulative, a part of the state, and as
+        deterministic as the rest of it. The runtime makes metrics of the increases."""
 
     async def absorb(self, records: Sequence[Record]) -> list[Output]:
         """Take the next records of the partition, in offset order. Raises only when the process must stop: bad input

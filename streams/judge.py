@@ -3,7 +3,8 @@
 Scores come when they come, after the windows of their traces may have closed: the monitor takes them as late events.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -20,6 +21,7 @@ from driftline.schemas.topics import Topics
 from driftline.streams.fold import Fold, FoldFactory, Output, Record
 
 SCORES_PER_RECORD = 500  # a quarter of a megabyte of JSON
+LEFT_OUT = ("not_sampled", "not_scored")  # the reasons that are counted
 
 
 class JudgeConfig(Config):
@@ -101,20 +103,27 @@ def _score(embedding: Embedding, value: float) -> Score:
 
 class _State(msgspec.Struct):
     watermark: int | None
+    counters: dict[str, int] = {}
 
 
 class JudgeFold:
-    """Remembers nothing but the time: a trace that comes again gets the same score with the same id."""
+    """Remembers the time and how much it left out, no traces: one that comes again gets the same score and id."""
 
     def __init__(self, config: JudgeConfig, topic: str, judge: Judge, snapshot: bytes | None = None) -> None:
         self._rate = config.rate if config.enabled else 0.0
         self._topic = topic
         self._judge = judge
-        self._watermark = codec.unpack(snapshot, _State).watermark if snapshot else None
+        state = codec.unpack(snapshot, _State) if snapshot else _State(None)
+        self._watermark = state.watermark
+        self._counters = Counter(dict.fromkeys(LEFT_OUT, 0) | state.counters)
 
     @property
     def watermark(self) -> int | None:
         return self._watermark
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        return self._counters
 
     async def absorb(self, records: Sequence[Record]) -> list[Output]:
         batch: list[Embedding] = []
@@ -124,17 +133,21 @@ class JudgeFold:
                     self._watermark = max(item.ts, self._watermark or item.ts)
                 elif self._takes(item):
                     batch.append(item)
+                else:
+                    self._counters["not_sampled"] += 1
+        scores = await self._judge.score(batch)
+        self._counters["not_scored"] += len(batch) - len(scores)
         by_app: dict[str, list[Score]] = {}
-        for score in await self._judge.score(batch):
+        for score in scores:
             by_app.setdefault(score.app, []).append(score)
         return [
-            Output(self._topic, app.encode(), codec.encode_events(scores[i : i + SCORES_PER_RECORD]))
-            for app, scores in by_app.items()
-            for i in range(0, len(scores), SCORES_PER_RECORD)
+            Output(self._topic, app.encode(), codec.encode_events(of_app[i : i + SCORES_PER_RECORD]))
+            for app, of_app in by_app.items()
+            for i in range(0, len(of_app), SCORES_PER_RECORD)
         ]
 
     def snapshot(self) -> bytes:
-        return codec.pack(_State(self._watermark))
+        return codec.pack(_State(self._watermark, dict(self._counters)))
 
     def _takes(self, embedding: Embedding) -> bool:
         unit = embedding.conversation_id or embedding.trace_id

@@ -52,7 +52,7 @@ class LocalStack:
                 ServiceSpec("The embedded ClickHouse", self._server, durable=True),
             ],
             self._prepare,
-            lambda: [self._role(name) for name in roles],
+            lambda: [self._role(name, number) for number, name in enumerate(roles)],
         )
 
     @property
@@ -68,12 +68,23 @@ class LocalStack:
         await apply_topics(self.kafka, self.topics)
         await asyncio.to_thread(migrate, self.clickhouse)
 
-    def _role(self, name: str) -> RoleSpec:
+    @property
+    def addresses(self) -> dict[str, str]:
+        """The base URL of each role's /healthz, /readyz and /metrics, by role; empty before the start."""
+        return self.stack.addresses
+
+    def _role(self, name: str, number: int) -> RoleSpec:
+        port = self._settings.health.port
         config = () if self._config_file is None else ("--config", str(self._config_file))
         return RoleSpec(
             name,
             (sys.executable, "-m", "driftline.streams.cli", *config, "worker", "--role", name),
-            {**_environment(self.kafka), f"{PREFIX}CLICKHOUSE__DSN": self._server.dsn, **self._env},
+            {
+                **_environment(self.kafka),
+                f"{PREFIX}CLICKHOUSE__DSN": self._server.dsn,
+                f"{PREFIX}HEALTH__PORT": str(port + number if port else 0),
+                **self._env,
+            },
         )
 
 

@@ -30,9 +30,13 @@ from driftline.schemas.topics import Topics
 from driftline.sinks.notify.base import Notice, Notifier, episode, notice_id, phase
 from driftline.sinks.notify.build import open_notifiers
 from driftline.sinks.notify.config import NotifyConfig
+from driftline.streams import metrics
+from driftline.streams.health import Health
 from driftline.streams.ready import mark_ready
 from driftline.streams.runtime.admin import require_topics, wait_for_broker
 from driftline.streams.runtime.config import KafkaConfig
+from driftline.streams.runtime.watch import PATIENCE_S as BROKER_PATIENCE_S
+from driftline.streams.runtime.watch import ConsumerWatch, kafka_away
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +48,7 @@ PATIENCE = 20  # polls without a record before a partition that should have more
 GRACE_S = 2.0  # for a delivery under way when the role stops; the supervisor waits three seconds
 NEVER = -1  # instead of a committed offset
 FETCH_WAIT_MS = 250  # nobody notices a quarter of a second, and idle fetches cost the broker
+PATIENCE_S = 60.0  # with a receiver, before somebody is told: what passes by itself has mostly passed
 IDLE_MS = 24 * 3_600_000  # a receiver that is down for hours must not cost the group membership
 
 
@@ -86,8 +91,9 @@ def _old_news(pending: Pending, begun: Collection[str]) -> bool:
 class Courier(ConsumerRebalanceListener):
     """One notifier, and the consumer group that remembers what it has been told."""
 
-    def __init__(self, notifier: Notifier, kafka: KafkaConfig, topics: Topics, clock: Clock) -> None:
+    def __init__(self, notifier: Notifier, kafka: KafkaConfig, topics: Topics, clock: Clock, health: Health) -> None:
         self.counts: Counter[str] = Counter()  # delivered, undelivered, outdated, repeated, undecodable
+        self._counted: Counter[str] = Counter()  # what of it the metrics have
         self.assigned = asyncio.Event()
         self._notifier = notifier
         self._clock = clock
@@ -98,6 +104,7 @@ class Courier(ConsumerRebalanceListener):
         }
         self._told: dict[str, None] = {}  # in the order of telling, bounded
         self._next: dict[TopicPartition, int] = {}  # the offset read next
+        self._newest_ms: dict[TopicPartition, int] = {}  # the Kafka timestamp of the record before it
         self._committed: dict[TopicPartition, int] = {}  # of the partitions that are ours; NEVER at a first start
         self._consumer = AIOKafkaConsumer(
             **kafka.client_options(),
@@ -106,21 +113,37 @@ class Courier(ConsumerRebalanceListener):
             max_poll_interval_ms=IDLE_MS,
         )
         self._consumer.subscribe(sorted(self._types), listener=self)
+        self._name = f"notify.{notifier.name}"
+        self._health = health
+        self._watch = ConsumerWatch(self._name, self._consumer, kafka, health, clock)
 
     async def run(self, stop: asyncio.Event) -> None:
-        await self._consumer.start()
         try:
-            while not stop.is_set():
-                await self._tell_all(await self._read(stop), stop)
+            await self._consumer.start()
+            await self._watch.during(self._run(stop))
         finally:
             await self._consumer.stop()
             told = ", ".join(f"{count} {what}" for what, count in sorted(self.counts.items()) if count)
             logger.info("%s: %s.", self._notifier.name, told or "nothing to tell")
 
+    async def _run(self, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            backlog = await self._read(stop)
+            self._watch.busy = True  # a receiver that is down is no reason to restart
+            await self._tell_all(backlog, stop)
+            self._watch.busy = False
+
+    def _measure(self) -> None:
+        """What was told or not told since the last time."""
+        new, self._counted = self.counts - self._counted, self.counts.copy()
+        metrics.NOTICES_DELIVERED.labels(self._name).inc(new.pop("delivered", 0))
+        metrics.dropped(self._name, new)
+
     async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
         self._committed = {}
 
     async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
+        self._watch.assigned()
         beginnings = await self._consumer.beginning_offsets(assigned) if assigned else {}
         for tp in assigned:
             committed = await self._consumer.committed(tp)
@@ -140,6 +163,7 @@ class Courier(ConsumerRebalanceListener):
                 if tp in self._committed:  # else it has just been assigned, and is read again from where it must start
                     backlog += filter(None, (self._pending(tp, record) for record in records))
                     self._next[tp] = records[-1].offset + 1
+                    self._newest_ms[tp] = records[-1].timestamp
             patience = PATIENCE if batches else patience - 1
             if not self._behind():
                 break
@@ -197,6 +221,7 @@ class Courier(ConsumerRebalanceListener):
 
     async def _tell(self, pending: Pending) -> None:
         notice = pending.notice
+        self._not_told(notice, "tried, no answer yet")
         try:
             await self._notifier.notify(notice)
         except (PermanentError, RetryableError) as error:
@@ -206,10 +231,18 @@ class Courier(ConsumerRebalanceListener):
             logger.debug("The notice is %s", msgspec.json.encode(notice), exc_info=True)
         else:
             self.counts["delivered"] += 1
+            self._health.right(self._name)
+            metrics.delayed(self._name, pending.tp.topic, pending.published_at, self._clock.now())
         self._remember(notice)
+
+    def _not_told(self, notice: Notice, reason: str) -> None:
+        what = f"{self._notifier.name} has not been told of {episode(notice)}: {reason}"
+        do = f"see that it is up and that its settings in [notify] are right; the log of {self._name} says more"
+        self._health.wrong(self._name, what, do, after_s=PATIENCE_S)
 
     def _give_up(self, notice: Notice, reason: str) -> None:
         self.counts["undelivered"] += 1
+        self._not_told(notice, reason)
         logger.error(
             "%s has not been told of %s (%s): %s", self._notifier.name, episode(notice), notice_id(notice), reason
         )
@@ -220,6 +253,7 @@ class Courier(ConsumerRebalanceListener):
             del self._told[next(iter(self._told))]
 
     async def _commit(self, offsets: dict[TopicPartition, int]) -> None:
+        self._measure()
         offsets = {tp: offset for tp, offset in offsets.items() if offset > self._committed.get(tp, NEVER)}
         if not offsets:
             return
@@ -229,6 +263,7 @@ class Courier(ConsumerRebalanceListener):
             logger.info("%s: a rebalance came before a commit; the next owner may tell once more.", self._notifier.name)
         else:
             self._committed |= {tp: offset for tp, offset in offsets.items() if tp in self._committed}
+            self._watch.committed(offsets, self._newest_ms)
 
 
 async def _unless_stopped(work: Coroutine[None, None, None], stop: asyncio.Event) -> bool:
@@ -248,20 +283,28 @@ async def _unless_stopped(work: Coroutine[None, None, None], stop: asyncio.Event
 
 
 async def run_notify(
-    kafka: KafkaConfig, topics: Topics, config: NotifyConfig, *, stop: asyncio.Event, clock: Clock | None = None
+    kafka: KafkaConfig,
+    topics: Topics,
+    config: NotifyConfig,
+    *,
+    stop: asyncio.Event,
+    health: Health | None = None,
+    clock: Clock | None = None,
 ) -> None:
     """Tell every configured notifier, until `stop` is set.
 
     Raises ConfigError when nobody is configured, a URL is none, or a topic is missing."""
     clock = clock or SystemClock()
+    health = health or Health("notify", clock)
     async with open_notifiers(config, clock) as notifiers:
         if not notifiers:
             raise ConfigError("notify has nobody to tell: set notify.pagerduty, .slack, .webhooks or .log")
-        await wait_for_broker(kafka, timeout_s=60)
+        with health.until_done("start", *kafka_away(kafka), after_s=BROKER_PATIENCE_S):
+            await wait_for_broker(kafka, timeout_s=60)
         await require_topics(kafka, [topics.alerts, topics.rollbacks, topics.breakers])
-        couriers = [Courier(notifier, kafka, topics, clock) for notifier in notifiers]
+        couriers = [Courier(notifier, kafka, topics, clock, health) for notifier in notifiers]
         tasks = [asyncio.create_task(courier.run(stop)) for courier in couriers]
-        tasks.append(asyncio.create_task(_when_assigned(couriers)))
+        tasks.append(asyncio.create_task(_when_assigned(couriers, health)))
         try:
             await asyncio.gather(*tasks)
         finally:
@@ -270,7 +313,8 @@ async def run_notify(
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _when_assigned(couriers: Iterable[Courier]) -> None:
+async def _when_assigned(couriers: Iterable[Courier], health: Health) -> None:
     for courier in couriers:
         await courier.assigned.wait()
+    health.ready = True
     mark_ready()

@@ -5,6 +5,7 @@ import signal
 from collections.abc import Awaitable, Callable
 
 from driftline.schemas.clock import SystemClock
+from driftline.streams.health import Health, serve
 from driftline.streams.settings import Settings
 
 # Roles import what they need when they start: torch takes seconds and half a gigabyte, and one role alone needs it.
@@ -15,7 +16,8 @@ def run_embed(settings: Settings) -> None:
     from driftline.streams.runtime.worker import Source, run_faust_role
 
     factory = embed_fold_factory(settings.embed, settings.topics)
-    run_faust_role("embed", settings.kafka, settings.topics, [Source(settings.topics.events, "embed", factory)])
+    sources = [Source(settings.topics.events, "embed", factory)]
+    run_faust_role("embed", settings.kafka, settings.topics, sources, health=settings.health)
 
 
 def run_judge(settings: Settings) -> None:
@@ -23,7 +25,8 @@ def run_judge(settings: Settings) -> None:
     from driftline.streams.runtime.worker import Source, run_faust_role
 
     factory = judge_fold_factory(settings.judge, settings.topics)
-    run_faust_role("judge", settings.kafka, settings.topics, [Source(settings.topics.embeddings, "judge", factory)])
+    sources = [Source(settings.topics.embeddings, "judge", factory)]
+    run_faust_role("judge", settings.kafka, settings.topics, sources, health=settings.health)
 
 
 def run_monitor(settings: Settings) -> None:
@@ -37,22 +40,34 @@ def run_monitor(settings: Settings) -> None:
         Source(topics.embeddings, "drift", drift_fold_factory(settings.monitor, settings.detectors, topics)),
     ]
     ticker = Ticker(SystemClock(), settings.ticks.interval_s) if settings.ticks.enabled else None
-    run_faust_role("monitor", settings.kafka, topics, sources, ticker=ticker)
+    run_faust_role("monitor", settings.kafka, topics, sources, ticker=ticker, health=settings.health)
 
 
 def run_archive(settings: Settings) -> None:
     from driftline.streams.archive import run_archive
     from driftline.streams.pricing import Pricer
 
-    _run_until_stopped(
-        lambda stop: run_archive(settings.kafka, settings.clickhouse, settings.topics, Pricer(), stop=stop)
-    )
+    async def archive(stop: asyncio.Event, health: Health) -> None:
+        await run_archive(
+            settings.kafka,
+            settings.clickhouse,
+            settings.topics,
+            Pricer(),
+            stop=stop,
+            config=settings.archive,
+            health=health,
+        )
+
+    _run_until_stopped("archive", settings, archive)
 
 
 def run_notify(settings: Settings) -> None:
     from driftline.streams.notify import run_notify
 
-    _run_until_stopped(lambda stop: run_notify(settings.kafka, settings.topics, settings.notify, stop=stop))
+    async def notify(stop: asyncio.Event, health: Health) -> None:
+        await run_notify(settings.kafka, settings.topics, settings.notify, stop=stop, health=health)
+
+    _run_until_stopped("notify", settings, notify)
 
 
 ROLES: dict[str, Callable[[Settings], None]] = {
@@ -64,12 +79,13 @@ ROLES: dict[str, Callable[[Settings], None]] = {
 }
 
 
-def _run_until_stopped(role: Callable[[asyncio.Event], Awaitable[None]]) -> None:
+def _run_until_stopped(name: str, settings: Settings, role: Callable[[asyncio.Event, Health], Awaitable[None]]) -> None:
     async def main() -> None:
-        stop = asyncio.Event()
+        stop, health = asyncio.Event(), Health(name)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        await role(stop)
+        async with serve(health, settings.health):
+            await role(stop, health)
 
     asyncio.run(main())

@@ -23,8 +23,10 @@ from driftline.schemas.topics import Topics
 from driftline.sinks.clickhouse.config import ClickHouseConfig
 from driftline.sinks.notify.config import NotifyConfig
 from driftline.streams.embed.config import EmbedConfig
+from driftline.streams.health import HealthConfig
 from driftline.streams.judge import JudgeConfig
 from driftline.streams.monitor.config import MonitorConfig
+from driftline.streams.poison import ArchiveConfig
 from driftline.streams.runtime.config import KafkaConfig
 
 PREFIX = "DRIFTLINE_"
@@ -61,7 +63,9 @@ class Settings(BaseSettings):
     detectors: DetectorsConfig = DetectorsConfig()
     embed: EmbedConfig = EmbedConfig()
     judge: JudgeConfig = JudgeConfig()
+    archive: ArchiveConfig = ArchiveConfig()
     notify: NotifyConfig = NotifyConfig()
+    health: HealthConfig = HealthConfig()
     ticks: TickConfig = TickConfig()
     stack: StackConfig = StackConfig()
 

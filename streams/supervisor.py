@@ -22,7 +22,7 @@ from typing import IO, Protocol
 
 from driftline.schemas.clock import Clock, SystemClock
 from driftline.schemas.errors import ConfigError, DriftlineError
-from driftline.streams.ready import READY_FILE
+from driftline.streams.ready import READY_FILE, address_file
 
 logger = logging.getLogger(__name__)
 
@@ -99,6 +99,11 @@ class _Role:
         """None when it is not running."""
         return None if self.process is None or self.process.returncode is not None else self.process.pid
 
+    def forget(self) -> None:
+        """What the process told."""
+        self.ready_file.unlink(missing_ok=True)
+        address_file(self.ready_file).unlink(missing_ok=True)
+
     def signal(self, number: signal.Signals) -> None:
         """To the whole session, children of the role included, even when the role itself is gone."""
         if self.process is not None:
@@ -142,6 +147,12 @@ class Stack:
     @property
     def restarts(self) -> dict[str, int]:
         return {name: role.restarts for name, role in self._roles.items()}
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """The base URL at which each role tells of its health, of those that have said so."""
+        files = {name: address_file(role.ready_file) for name, role in self._roles.items()}
+        return {name: file.read_text(encoding="ascii").strip() for name, file in files.items() if file.exists()}
 
     def log(self, role: str) -> Path:
         return self._folder / "logs" / f"{role}.log"
@@ -249,7 +260,7 @@ class Stack:
             role.restarts += 1
 
     async def _run_once(self, role: _Role) -> int:
-        role.ready_file.unlink(missing_ok=True)
+        role.forget()
         with role.log.open("ab") as log:
             role.process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-I", "-S", "-c", _LAUNCH, str(os.getpid()), *role.spec.argv),
@@ -287,7 +298,7 @@ class Stack:
             if role.pid is not None:
                 logger.warning("Role %s did not stop within %g s and is killed.", role.spec.name, self._limits.stop_s)
             role.signal(signal.SIGKILL)
-            role.ready_file.unlink(missing_ok=True)
+            role.forget()
         await asyncio.gather(*waits)
 
     async def _stop_service(self, service: Service) -> None:

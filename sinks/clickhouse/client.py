@@ -1,5 +1,7 @@
 """Connections to ClickHouse."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import clickhouse_connect
@@ -8,6 +10,9 @@ from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError, OperationalError
 
 from driftline.sinks.clickhouse.config import ClickHouseConfig
+from driftline.sinks.clickhouse.errors import classify
+
+__all__ = ["Client", "connect", "connect_async", "is_reachable", "session"]
 
 
 def _options(config: ClickHouseConfig, database: str) -> dict[str, Any]:
@@ -24,6 +29,19 @@ def _options(config: ClickHouseConfig, database: str) -> dict[str, Any]:
 def connect(config: ClickHouseConfig, database: str | None = None) -> Client:
     """`database` is the configured one unless told otherwise; it must exist. Raises the driver's errors."""
     return clickhouse_connect.get_client(**_options(config, database or config.database))
+
+
+@contextmanager
+def session(config: ClickHouseConfig) -> Iterator[Client]:
+    """A connection; ClickHouse's errors become ours.
+
+    :raises RetryableError: it does not answer, or cannot now; in its own words.
+    """
+    try:
+        with connect(config) as client:
+            yield client
+    except ClickHouseError as error:
+        raise classify(error) from error
 
 
 async def connect_async(config: ClickHouseConfig) -> AsyncClient:

@@ -1,6 +1,7 @@
 """The fold of the embed role: events in, embeddings and the ticks between them out."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 import msgspec
@@ -16,12 +17,15 @@ from driftline.streams.fold import Fold, FoldFactory, Output, Record
 
 ITEMS_PER_RECORD = 128  # a quarter of a megabyte of 384 dimensions; far below the topic's limit at 4,096 and long names
 
+LEFT_OUT = ("without_text", "not_sampled", "undecodable")  # the reasons that are counted
+
 _Taken: TypeAlias = Trace | Tick
 
 
 class _State(msgspec.Struct):
     watermark: int | None
     sampler: SamplerState
+    counters: dict[str, int] = {}
 
 
 class EmbedFold:
@@ -34,10 +38,15 @@ class EmbedFold:
         self._excerpt_chars = config.excerpt_chars
         self._sampler = Sampler(config.sample, state.sampler)
         self._watermark = state.watermark
+        self._counters = Counter(dict.fromkeys(LEFT_OUT, 0) | state.counters)
 
     @property
     def watermark(self) -> int | None:
         return self._watermark
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        return self._counters
 
     async def absorb(self, records: Sequence[Record]) -> list[Output]:
         taken = [item for record in records for item in self._take(record.value)]
@@ -52,15 +61,21 @@ class EmbedFold:
         ]
 
     def snapshot(self) -> bytes:
-        return codec.pack(_State(self._watermark, self._sampler.state()))
+        return codec.pack(_State(self._watermark, self._sampler.state(), dict(self._counters)))
 
     def _take(self, value: bytes | None) -> list[_Taken]:
         """What of a record goes on. What cannot be decoded is the archive's to report."""
         taken: list[_Taken] = []
-        for event in codec.decode_events(value).events:
+        decoded = codec.decode_events(value)
+        self._counters["undecodable"] += len(decoded.rejects)
+        for event in decoded.events:
             if isinstance(event, Trace):
-                if (_has_text(event.input_text) or _has_text(event.output_text)) and self._sampler.take(event):
+                if not _has_text(event.input_text) and not _has_text(event.output_text):
+                    self._counters["without_text"] += 1
+                elif self._sampler.take(event):
                     taken.append(event)
+                else:
+                    self._counters["not_sampled"] += 1
             elif isinstance(event, Tick) and (self._watermark is None or event.ts > self._watermark):
                 self._watermark = event.ts
                 self._sampler.advance(event.ts)

@@ -11,10 +11,11 @@ from driftline.schemas.codec import encode as encode_result
 from driftline.schemas.errors import PermanentError
 from driftline.schemas.results import Progress
 from driftline.schemas.topics import Topics
-from driftline.streams.fold import Fold, Output, Record
+from driftline.streams import metrics
+from driftline.streams.fold import Fold, Output
 from driftline.streams.runtime import state as states
 from driftline.streams.runtime.config import KafkaConfig
-from driftline.streams.runtime.transport import Run
+from driftline.streams.runtime.transport import Fetched, Run
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +68,10 @@ class Partition:
         self._unsaved = 0  # records absorbed since the last state record
         self._saved_at = around.clock.monotonic()
         self._queued: set[int] = set()  # last offsets of the runs handed out
+        self._whole = True  # all that is absorbed is also published: what a state record says
+        self._acknowledge: Callable[[], object] = _nothing_to_acknowledge  # of the newest run absorbed
+        self._counted = dict(fold.counters)
+        metrics.dropped(name, dict.fromkeys(self._counted, 0))
         self._turn = asyncio.Lock()
 
     @property
@@ -89,13 +94,26 @@ class Partition:
             finally:
                 self._queued.discard(run.offset)
 
+    async def save_if_due(self) -> None:
+        """For a partition without new runs, which `take` would save."""
+        if self._due():
+            await self.save()
+
+    async def save(self) -> None:
+        """Save what is absorbed and not saved, after the take under way. Whatever this raises, nothing is lost."""
+        async with self._turn:
+            if self._unsaved and self._whole:
+                await self._save()
+
     async def _take(self, run: Run, acknowledge: Callable[[], object]) -> None:
         records = self._new(run)
         if not records:
             return
         before = self._fold.watermark
+        self._whole = False  # a fold that raises may have absorbed a part
         outputs = await self._fold.absorb(records)
         self.offset = records[-1].offset
+        self._acknowledge = acknowledge
         self._unsaved += len(records)
         self._done("absorbed")
         # Once a rebalance has begun, the partition's next owner does the rest again: this one stops at any point.
@@ -107,10 +125,21 @@ class Partition:
         if outputs or self._fold.watermark != before:
             await self._around.send([self._progress()], self.number)
             self._done("progressed")
+        self._whole = True
+        self._measure(records)
         if self._due():
-            await self._save(acknowledge)
+            await self._save()
 
-    def _new(self, run: Run) -> list[Record]:
+    def _measure(self, records: Sequence[Fetched]) -> None:
+        counters = dict(self._fold.counters)
+        metrics.took(self._name, self.topic, len(records))
+        new = {reason: n - self._counted.get(reason, 0) for reason, n in counters.items()}
+        # A fold that forgets an app may forget what it counted of it: below zero is no event that came back.
+        metrics.dropped(self._name, {reason: n for reason, n in new.items() if n > 0})
+        metrics.delayed(self._name, self.topic, records[0].timestamp * 1_000, self._around.clock.now())
+        self._counted = counters
+
+    def _new(self, run: Run) -> list[Fetched]:
         """What is not absorbed yet. Raises rather than let a record be missed."""
         if run.position > self.offset + 1:
             raise PermanentError(
@@ -126,6 +155,7 @@ class Partition:
     async def _publish(self, outputs: list[Output]) -> None:
         for ack in await self._around.send(outputs, self.number):
             self._published[ack.topic] = max(ack.offset, self._published.get(ack.topic, -1))
+        metrics.put_out(self._name, (output.topic for output in outputs))
 
     def _progress(self) -> Output:
         progress = Progress(
@@ -142,7 +172,8 @@ class Partition:
         config, clock = self._around.config, self._around.clock
         return self._unsaved >= config.checkpoint_records or clock.monotonic() - self._saved_at >= config.checkpoint_s
 
-    async def _save(self, acknowledge: Callable[[], object]) -> None:
+    async def _save(self) -> None:
+        began = self._around.clock.monotonic()
         value = await states.encode(states.State(self.offset, self._published, self._fold.snapshot()))
         if not self._around.current(self):
             return
@@ -151,11 +182,16 @@ class Partition:
         self._done("saved")
         if not self._around.current(self):
             return
-        acknowledge()
+        self._acknowledge()
         self._unsaved = 0
         self._saved_at = self._around.clock.monotonic()
         self._done("acked")
+        metrics.STATE_BYTES.labels(self._name, self.number).set(len(value))
+        metrics.CHECKPOINT_SECONDS.labels(self._name, self.number).observe(self._saved_at - began)
         logger.debug("Saved %s[%d] at offset %d, %d bytes.", self._name, self.number, self.offset, len(value))
 
     def _done(self, step: Step) -> None:
         self._around.hook(step, self.number)
+
+
+def _nothing_to_acknowledge() -> None: ...

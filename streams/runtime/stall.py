@@ -12,17 +12,16 @@ K = TypeVar("K")
 
 
 class StallWatch(Generic[K]):
-    """`limit_s`: how long a partition's position may stand still before the log's end."""
-
-    def __init__(self, limit_s: float) -> None:
-        self._limit_s = limit_s
+    def __init__(self) -> None:
         self._waiting: dict[K, tuple[int, float]] = {}  # position, and since when it is there
 
-    def look(self, now: float, positions: Mapping[K, int], ends: Mapping[K, int], working: Collection[K]) -> list[K]:
-        """The partitions that are stalled at monotonic time `now` (seconds)."""
+    def look(
+        self, now: float, positions: Mapping[K, int], ends: Mapping[K, int], working: Collection[K]
+    ) -> dict[K, float]:
+        """For how many seconds, at monotonic time `now`, each partition has stood still before the log's end."""
         before, self._waiting = self._waiting, {}
         for key, position in positions.items():
             if position < ends[key] and key not in working:
                 seen, since = before.get(key, (position, now))
                 self._waiting[key] = (position, since if seen == position else now)
-        return [key for key, (_, since) in self._waiting.items() if now - since >= self._limit_s]
+        return {key: now - since for key, (_, since) in self._waiting.items()}

@@ -32,6 +32,13 @@ logger = logging.getLogger(__name__)
 BUSY_POLL_S = 0.005  # while a partition is busy: how often the others, and whether it is free again, are looked at
 
 
+class Fetched(Record, Protocol):
+    """A record as it comes from Kafka."""
+
+    @property
+    def timestamp(self) -> int: ...  # milliseconds since the Unix epoch
+
+
 class Run(NamedTuple):
     """Consecutive records of one partition, as one fetch returned them."""
 
@@ -39,7 +46,7 @@ class Run(NamedTuple):
     partition: int
     epoch: int  # of the start position that this run continues
     position: int  # where the fetch continued: offsets in [position, records[0].offset) do not exist
-    records: Sequence[Record]
+    records: Sequence[Fetched]
 
     @property
     def offset(self) -> int:

@@ -7,7 +7,8 @@ Per fetched run of records, always in this order (`partition.py`):
 
 A crash anywhere repeats work whose results are identical, and loses none. After every rebalance memory is dropped and
 each partition starts anew from its state. What goes wrong ends the process before anything is acknowledged: a
-supervisor starts it again, and it goes on from the state.
+supervisor starts it again, and it goes on from the state. A partition without new records, and a stop, save what is
+absorbed, so that little is repeated.
 """
 
 import asyncio
@@ -15,8 +16,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,20 +31,22 @@ from driftline.schemas.codec import encode_event
 from driftline.schemas.errors import DriftlineError, RetryableError
 from driftline.schemas.events import Tick
 from driftline.schemas.topics import Topics
+from driftline.streams import metrics
 from driftline.streams.fold import FoldFactory, Output
+from driftline.streams.health import Health, HealthConfig, serve
 from driftline.streams.ready import mark_ready
 from driftline.streams.runtime import state as states
 from driftline.streams.runtime.admin import require_topics, wait_for_broker
 from driftline.streams.runtime.config import KafkaConfig
+from driftline.streams.runtime.lag import LagWatch
 from driftline.streams.runtime.partition import Hook, Partition, Surroundings
-from driftline.streams.runtime.stall import StallWatch
 from driftline.streams.runtime.transport import FoldApp, Run
+from driftline.streams.runtime.watch import PATIENCE_S, kafka_away, watch
 
 logger = logging.getLogger(__name__)
 
 BROKER_TIMEOUT_S = 60.0  # to wait for a broker at the start, before a supervisor tries again
-STALL_S = 120.0  # well above a rebalance and what aiokafka's own retries take
-STALL_CHECK_S = 15.0
+LAST_SAVE_S = 1.5  # of the three seconds that a supervisor waits; a save takes milliseconds, a run's absorbing may not
 STOP_TIMEOUT_S = 5.0  # stopping takes about a second; Faust and aiokafka have been seen to hang there
 
 
@@ -80,6 +83,7 @@ class FaustRole:
         *,
         ticker: Ticker | None = None,
         hook: Hook = _no_hook,
+        health: Health | None = None,
     ) -> None:
         self.name = name
         self._config = config
@@ -87,6 +91,8 @@ class FaustRole:
         self._sources = {source.topic: source for source in sources}
         self._ticker = ticker
         self._clock: Clock = SystemClock()
+        self._health = health or Health(name)
+        self._lag = LagWatch(name, self._health, self._clock, {source.topic: source.fold for source in sources})
         self._around = Surroundings(config, topics, self._clock, self._send, self._is_current, hook)
         self._epoch = 0
         self._partitions: dict[TP, Partition] = {}
@@ -103,9 +109,10 @@ class FaustRole:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
-        tasks = [asyncio.create_task(self._start()), asyncio.create_task(self._watch())]
+        work = [self._start(), self._save_idle(), watch(self, self._lag, self._health, self._config)]
         if self._ticker is not None:
-            tasks.append(asyncio.create_task(self._tick(self._ticker)))
+            work.append(self._tick(self._ticker))
+        tasks = [asyncio.create_task(coroutine) for coroutine in work]
         for task in tasks:
             task.add_done_callback(self._task_ended)
         await self._app.wait_first(self._stop.wait(), self._failed.wait())  # ends when the app crashes, too
@@ -114,16 +121,32 @@ class FaustRole:
         self._ending = True
         for task in tasks:
             task.cancel()
+        if not self._failed.is_set():
+            await self._save_last()
         await self._end()
         return int(self._failed.is_set())
 
     async def _start(self) -> None:
-        await wait_for_broker(self._config, BROKER_TIMEOUT_S)
+        with self._health.until_done("start", *kafka_away(self._config), after_s=PATIENCE_S):
+            await wait_for_broker(self._config, BROKER_TIMEOUT_S)
         names = [self._topics.progress]
         for source in self._sources.values():
             names += [source.topic, self._topics.state(source.fold)]
         await require_topics(self._config, names)
         await self._app.start()
+
+    async def _save_idle(self) -> None:
+        while True:
+            await asyncio.sleep(self._config.checkpoint_s)
+            await asyncio.gather(*(partition.save_if_due() for partition in self._partitions.values()))
+
+    async def _save_last(self) -> None:
+        """What cannot be saved now is repeated after the next start."""
+        try:
+            async with asyncio.timeout(LAST_SAVE_S):
+                await asyncio.gather(*(partition.save() for partition in self._partitions.values()))
+        except (TimeoutError, DriftlineError) as error:
+            logger.info("Role %s stops without a last save of all its states: %r.", self.name, error)
 
     async def _end(self) -> None:
         try:
@@ -146,6 +169,8 @@ class FaustRole:
             # A known error says in its message what to do; for the others the way there matters.
             trace = None if isinstance(error, DriftlineError) else error
             logger.error("Role %s %s and stops: %s", self.name, what, error or repr(error), exc_info=trace)
+            if error is not None:
+                metrics.erred(self.name, error)
         self._failed.set()
 
     async def _agent(self, stream: Any) -> None:
@@ -156,12 +181,15 @@ class FaustRole:
                 continue  # handed out before the last rebalance; it is read again from the state on
             try:
                 await partition.take(run, event.ack)
+                self._lag.taken(TopicPartition(run.topic, run.partition), run.records[-1].timestamp)
             except Exception as error:  # noqa: BLE001 (whatever it is: Faust would acknowledge the run and go on)
                 where = f"{run.topic}[{run.partition}], offsets {run.position} to {run.offset}"
                 self._fail(f"failed on {where}, having absorbed {partition.offset},", error)
                 await asyncio.Event().wait()  # until the process ends
 
     def _partition_of(self, run: Run) -> Partition | None:
+        if self._ending:  # after the last save
+            return None
         partition = self._partitions.get(TP(run.topic, run.partition))
         return partition if partition is not None and partition.epoch == run.epoch else None
 
@@ -172,6 +200,7 @@ class FaustRole:
 
     def revoked(self) -> None:
         self._partitions = {}
+        self._health.ready = False
 
     def failed(self, error: Exception) -> None:
         self._fail("cannot load its states", error)
@@ -189,9 +218,21 @@ class FaustRole:
         """Build every assigned partition's fold from its state; each starts at the record after it."""
         self._epoch += 1
         epoch = self._epoch
+        what = "The states of the partitions are not loaded yet"
+        do = "see that the state topics can be read; the role ends by itself if that takes too long"
+        with self._health.until_done("states", what, do, after_s=PATIENCE_S):
+            self._partitions = await self._load(epoch, assigned)
+        self._health.ready = True  # also without partitions: then it stands by for a member that leaves
+        positions = {tp: partition.offset + 1 for tp, partition in self._partitions.items()}
+        if assigned:
+            where = ", ".join(f"{tp.topic}[{tp.partition}]@{offset}" for tp, offset in sorted(positions.items()))
+            logger.info("Role %s starts at %s.", self.name, where)
+            mark_ready()
+        return epoch, positions
+
+    async def _load(self, epoch: int, assigned: set[TP]) -> dict[TP, Partition]:
         if not assigned:
-            self._partitions = {}
-            return epoch, {}
+            return {}
         places = {tp: self._state_place(tp) for tp in assigned}
         async with asyncio.timeout(2 * self._config.request_timeout_s), self._reader() as reader:
             newest = await states.read_newest(reader, places.values())
@@ -200,12 +241,7 @@ class FaustRole:
         for tp, place in places.items():
             state = states.decode(newest[place].value) if place in newest else None
             partitions[tp] = self._open(tp, epoch, state, beginnings[TopicPartition(*tp)])
-        self._partitions = partitions
-        positions = {tp: partition.offset + 1 for tp, partition in partitions.items()}
-        where = ", ".join(f"{tp.topic}[{tp.partition}]@{offset}" for tp, offset in sorted(positions.items()))
-        logger.info("Role %s starts at %s.", self.name, where)
-        mark_ready()
-        return epoch, positions
+        return partitions
 
     @asynccontextmanager
     async def _reader(self) -> AsyncIterator[AIOKafkaConsumer]:
@@ -215,8 +251,8 @@ class FaustRole:
             auto_offset_reset="earliest",
             fetch_max_wait_ms=self._config.fetch_max_wait_ms,
         )
-        await consumer.start()
         try:
+            await consumer.start()
             yield consumer
         finally:
             await consumer.stop()
@@ -235,26 +271,24 @@ class FaustRole:
             state = states.State(fresh.offset, state.published, b"")
         return Partition(tp.topic, tp.partition, epoch, source.fold, fold, state or fresh, self._around)
 
-    async def _watch(self) -> None:
-        watch: StallWatch[TP] = StallWatch(STALL_S)
-        while True:
-            await asyncio.sleep(STALL_CHECK_S)
-            partitions = self._partitions
-            if not partitions:
-                continue
-            try:
-                async with asyncio.timeout(self._config.request_timeout_s), self._reader() as reader:
-                    ends = await reader.end_offsets([TopicPartition(*tp) for tp in partitions])
-                    positions = {tp: await self._app.consumer.position(tp) or 0 for tp in partitions}
-            except (KafkaError, TimeoutError) as error:  # the broker is away, or a rebalance goes on: that is no stall
-                logger.debug("Positions of role %s are not known: %r.", self.name, error)
-                continue
-            working = [tp for tp, partition in partitions.items() if partition.working]
-            for tp in watch.look(
-                self._clock.monotonic(), positions, {TP(*tp): end for tp, end in ends.items()}, working
-            ):
-                what = f"got nothing of {tp.topic}[{tp.partition}] for {STALL_S:g} s"
-                raise RetryableError(f"{what}: it stands at {positions[tp]}, the log goes on")
+    # What the watch asks of us (`watch.Watched`).
+
+    def owned(self) -> Collection[TopicPartition]:
+        return [TopicPartition(*tp) for tp in self._partitions]
+
+    def working(self) -> Collection[TopicPartition]:
+        return [TopicPartition(*tp) for tp, partition in self._partitions.items() if partition.working]
+
+    async def position(self, tp: TopicPartition) -> int:
+        partition = self._partitions.get(TP(*tp))
+        if partition is not None and partition.working:
+            return partition.offset + 1
+        return await self._app.consumer.position(TP(*tp)) or 0
+
+    async def ends(self, owned: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
+        async with self._reader() as reader:  # a new one each time: the consumer itself may be what hangs
+            ends: Mapping[TopicPartition, int] = await reader.end_offsets(list(owned))
+        return ends
 
     # Sending.
 
@@ -296,14 +330,18 @@ def run_faust_role(
     *,
     ticker: Ticker | None = None,
     hook: Hook = _no_hook,
+    health: HealthConfig | None = None,
 ) -> None:
-    """Run a role until SIGTERM or SIGINT, in a process of its own: blocks, and exits the process with 1 on failure."""
+    """Run a role until SIGTERM or SIGINT, in a process of its own: blocks, and exits the process with 1 on failure.
+    `health`: where it tells of its health; None: nowhere."""
     # mode logs the starts and stops of its subclasses, ours too, under their module's name.
     for noisy in ("faust", "mode", "aiokafka", "driftline.streams.runtime.transport"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
     async def main() -> int:
-        return await FaustRole(name, config, topics, sources, ticker=ticker, hook=hook).run()
+        own = Health(name)
+        async with serve(own, health) if health else nullcontext():
+            return await FaustRole(name, config, topics, sources, ticker=ticker, hook=hook, health=own).run()
 
     code = asyncio.run(main())
     if code:

@@ -31,6 +31,7 @@ def stack_environment(folder: Path) -> dict[str, str]:
         "DRIFTLINE_STACK__STATE_DIR": str(folder),
         "DRIFTLINE_STACK__KAFKA_PORT": str(find_free_port()),
         "DRIFTLINE_STACK__CLICKHOUSE_PORT": str(find_free_port()),
+        "DRIFTLINE_HEALTH__PORT": "0",
         "DRIFTLINE_KAFKA__PARTITIONS": "2",
         "DRIFTLINE_TICKS__ENABLED": "false",
         "DRIFTLINE_EMBED__SAMPLE__RATE": "0.05",

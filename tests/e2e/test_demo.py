@@ -62,6 +62,7 @@ def test_workers_started_by_hand_give_the_same_account(embedded: dict[str, Any],
         "DRIFTLINE_KAFKA__HEARTBEAT_INTERVAL_S": "0.3",
         "DRIFTLINE_KAFKA__FETCH_MAX_WAIT_MS": "20",
         "DRIFTLINE_KAFKA__PARTITIONS": "1",
+        "DRIFTLINE_HEALTH__PORT": "0",
         **OVERRIDES,
     }
     workers: list[subprocess.Popen[bytes]] = []

@@ -15,7 +15,7 @@ TS = 1_793_606_400_000_000
 GOOD: dict[str, Any] = {"type": "trace", "app": "a", "ts": TS, "trace_id": "t"}
 
 
-def decode(document: Any) -> codec.Decoded:
+def decode(document: Any) -> codec.Decoded[Any]:
     return codec.decode_events(json.dumps(document).encode())
 
 

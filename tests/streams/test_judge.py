@@ -205,3 +205,17 @@ def test_batching_and_restarts_change_nothing(groups: list[list[EmbeddingEvent]]
         assert whole.snapshot() == split.snapshot() == second.snapshot()
 
     asyncio.run(run())
+
+
+async def test_it_counts_what_it_leaves_out_as_a_part_of_its_state() -> None:
+    it = fold()
+    assert it.counters == {"not_sampled": 0, "not_scored": 0}
+    await it.absorb(records(codec.pack([embedding(1), embedding(2, response=None)])))
+    off = fold(it.snapshot(), enabled=False)
+    assert off.counters == {"not_sampled": 0, "not_scored": 1}
+    await off.absorb(records(codec.pack([embedding(3)])))
+    assert off.counters == {"not_sampled": 1, "not_scored": 1}
+
+
+async def test_a_state_of_before_there_were_counters_is_read() -> None:
+    assert fold(codec.pack({"watermark": 5})).watermark == 5

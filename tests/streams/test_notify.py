@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from prometheus_client import REGISTRY
 
 from driftline.schemas.clock import ManualClock, SystemClock
 from driftline.schemas.codec import encode
@@ -16,6 +17,8 @@ from driftline.schemas.errors import ConfigError
 from driftline.schemas.results import Alert, BreakerSignal, RollbackSignal
 from driftline.sinks.notify.base import Notice
 from driftline.sinks.notify.config import NotifyConfig
+from driftline.streams import notify as role
+from driftline.streams.health import Health
 from driftline.streams.notify import run_notify
 from driftline.streams.ready import READY_FILE
 from tests.brokers import Kafka, eventually
@@ -49,16 +52,18 @@ def config(*receivers: PagerDutyReceiver | SlackReceiver, **http: float) -> Noti
 
 
 @asynccontextmanager
-async def running(kafka: Kafka, config: NotifyConfig, *, later: bool = False) -> AsyncIterator[None]:
+async def running(
+    kafka: Kafka, config: NotifyConfig, *, later: bool = False, health: Health | None = None
+) -> AsyncIterator[None]:
     """The role at work; `later`: an hour from now."""
     clock = ManualClock(SystemClock().now() + LATER_US) if later else None
     stop = asyncio.Event()
-    role = asyncio.create_task(run_notify(kafka.config, kafka.topics, config, stop=stop, clock=clock))
+    working = asyncio.create_task(run_notify(kafka.config, kafka.topics, config, stop=stop, clock=clock, health=health))
     try:
         yield
     finally:
         stop.set()
-        await role
+        await working
 
 
 async def send(kafka: Kafka, *notices: Notice) -> None:
@@ -284,3 +289,41 @@ async def test_it_says_when_it_is_ready(
 async def test_nobody_to_tell_stops_the_start(kafka: Kafka) -> None:
     with pytest.raises(ConfigError, match="nobody to tell"):
         await run_notify(kafka.config, kafka.topics, NotifyConfig(log=False), stop=asyncio.Event())
+
+
+async def test_a_receiver_that_is_down_is_a_problem_of_which_it_tells_until_it_is_up(
+    kafka: Kafka, slack: SlackReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(role, "PATIENCE_S", 0.0)
+    labels = {"consumer": "notify.slack"}
+
+    def delivered() -> float:
+        return REGISTRY.get_sample_value("driftline_notices_delivered_total", labels) or 0.0
+
+    def repeated() -> float:
+        return REGISTRY.get_sample_value("driftline_dropped_total", {**labels, "reason": "repeated"}) or 0.0
+
+    before = (delivered(), repeated())
+    health = Health("notify")
+    slack.faults.extend([Answer(503)] * 1_000_000)
+    async with running(kafka, config(slack), health=health):
+
+        async def ready() -> bool:
+            return health.ready
+
+        async def unhealthy() -> bool:
+            return bool(health.problems)
+
+        async def counted() -> bool:
+            return (delivered() - before[0], repeated() - before[1]) == (1, 1)
+
+        await eventually(ready, "it has its partitions")
+        await send(kafka, alert(), alert())
+        await eventually(unhealthy, "slack takes nothing")
+        assert health.problems[0].what.startswith("slack has not been told of alert/a1: ")
+        assert "[notify]" in health.problems[0].do
+        slack.faults.clear()
+        await eventually(count(slack.messages, 1), "the message")
+        await eventually(counted, "one delivered, one repeated")
+        assert health.problems == []
+        assert health.ready

@@ -21,6 +21,8 @@ def test_the_shipped_example_is_valid() -> None:
     settings = load_settings(EXAMPLE)
     assert settings.kafka.partitions == 12
     assert settings.notify.pagerduty is not None
+    assert settings.health.host == "0.0.0.0"
+    assert settings.archive.poison_limit == 1_000
 
 
 def test_without_a_file_everything_has_a_default() -> None:
@@ -42,6 +44,8 @@ def test_the_environment_goes_over_the_file(tmp_path: Path, monkeypatch: pytest.
         ("[kafak]\n", "kafak"),
         ("[kafka]\npartitions = 0\n", "kafka.partitions"),
         ("[kafka]\nsecurity_protocol = 'SASL_SSL'\n", "sasl_username"),
+        ("[health]\nport = 70000\n", "health.port"),
+        ("[archive]\npoison_limit = -1\n", "archive.poison_limit"),
         ("[kafka\n", "not valid TOML"),
     ],
 )

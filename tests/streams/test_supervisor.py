@@ -165,7 +165,7 @@ async def test_a_role_that_refuses_its_settings_is_not_tried_again(tmp_path: Pat
 
 
 async def test_a_role_that_does_not_get_ready_ends_the_start(tmp_path: Path) -> None:
-    stack = stack_of(tmp_path, good(), role("slow", "signal.pause()"), limits=Limits(ready_s=0.3))
+    stack = stack_of(tmp_path, role("slow", "signal.pause()"), good(), limits=Limits(ready_s=0.3))
     with pytest.raises(StackFailed, match=r"Role slow was not ready within 0\.3 s\. It said nothing\."):
         await stack.start()
 

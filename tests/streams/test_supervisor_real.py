@@ -4,6 +4,7 @@ import os
 import signal
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from driftline.schemas.codec import encode
@@ -22,6 +23,8 @@ partitions = 2
 state_dir = "{folder}"
 kafka_port = {port}
 clickhouse_port = 0
+[health]
+port = 0
 [notify.slack]
 webhook_url = "{url}"
 interval_s = 0
@@ -51,6 +54,8 @@ async def test_alerts_go_out_through_crashes_of_the_role_and_of_clickhouse(tmp_p
                     return len(slack.messages) == 1
 
                 await eventually(told, "the first message")
+                async with aiohttp.request("GET", local.addresses["notify"] + "/healthz") as answer:
+                    assert (await answer.json())["role"] == "notify"
                 os.kill(local.stack.roles["notify"] or 0, signal.SIGKILL)
                 os.kill(local.service_pids[1] or 0, signal.SIGKILL)
                 await kafka.send(kafka.topics.alerts, encode(resolved()), key=b"support-bot")
@@ -65,6 +70,7 @@ async def test_alerts_go_out_through_crashes_of_the_role_and_of_clickhouse(tmp_p
             await local.stack.stop()
     assert [SlackReceiver.texts(message)[0].split()[1] for message in slack.messages] == ["Firing:", "Resolved:"]
     assert not any(exists(pid) for pid in pids if pid)
+    assert local.addresses == {}
 
 
 async def test_a_port_in_use_is_one_clear_line(tmp_path: Path) -> None:
@@ -73,3 +79,13 @@ async def test_a_port_in_use_is_one_clear_line(tmp_path: Path) -> None:
         with pytest.raises(DriftlineError, match=f"Port {other.port} is in use") as caught:
             await local.stack.start()
     assert "\n" not in str(caught.value)
+
+
+def test_each_role_has_the_next_port_or_any_free_one(tmp_path: Path) -> None:
+    settings = load_settings()
+    for port, ports in ((9464, ["9464", "9465", "9466"]), (0, ["0", "0", "0"])):
+        health = settings.health.model_copy(update={"port": port})
+        local = LocalStack(
+            settings.model_copy(update={"health": health}), ["embed", "judge", "monitor"], brokers="127.0.0.1:1"
+        )
+        assert [spec.env["DRIFTLINE_HEALTH__PORT"] for spec in local.stack._specs()] == ports

@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -17,7 +17,8 @@ from driftline.schemas.codec import decode_events, pack, unpack
 from driftline.schemas.events import Score, Tick
 from driftline.schemas.topics import Topics
 from driftline.streams.fold import Output, Record
-from driftline.streams.runtime import worker
+from driftline.streams.health import HealthConfig
+from driftline.streams.runtime import lag, watch, worker
 from driftline.streams.runtime.config import KafkaConfig
 from driftline.streams.runtime.worker import Source, Ticker, run_faust_role
 
@@ -39,6 +40,7 @@ class _State(msgspec.Struct):
     watermark: int | None = None
     open: dict[int, tuple[int, float]] = {}
     padding: bytes = b""
+    undecodable: int = 0
 
 
 class Sums:
@@ -51,12 +53,18 @@ class Sums:
     def watermark(self) -> int | None:
         return self._state.watermark
 
+    @property
+    def counters(self) -> Mapping[str, int]:
+        return {"undecodable": self._state.undecodable}
+
     async def absorb(self, records: Sequence[Record]) -> list[Output]:
         outputs = []
         for record in records:
             if record.value == b"poison":
                 raise ValueError("this fold does not take poison")
-            for event in decode_events(record.value).events:
+            decoded = decode_events(record.value)
+            self._state.undecodable += len(decoded.rejects)
+            for event in decoded.events:
                 if isinstance(event, Score):
                     window = event.ts // WINDOW_US
                     count, total = self._state.open.get(window, (0, 0.0))
@@ -86,6 +94,7 @@ class Options(msgspec.Struct, kw_only=True):
     ticker: bool = False
     deaf: bool = False  # fetches nothing, as if the consumer had gone silent
     second_source: bool = False  # the same fold over the embeddings topic
+    health_port: int = -1  # where to tell of its health; negative: nowhere
 
 
 def main() -> None:
@@ -96,9 +105,9 @@ def main() -> None:
     config = KafkaConfig(**arguments)
     topics = Topics(config.prefix)
     reached = 0
-    worker.STALL_CHECK_S = 0.5  # so that every test has the watch at work
+    watch.LOOK_S = 0.5  # so that every test has the watch at work
     if options.deaf:
-        worker.STALL_S = 1.0
+        lag.STALL_S = 4.0
         worker.FaustRole.busy = lambda *_: True  # type: ignore[method-assign]
 
     def hook(step: str, partition: int) -> None:
@@ -121,6 +130,7 @@ def main() -> None:
         sources,
         ticker=Ticker(interval_s=0.05) if options.ticker else None,
         hook=hook,
+        health=HealthConfig(port=options.health_port) if options.health_port >= 0 else None,
     )
 
 

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import msgspec
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -20,6 +21,7 @@ from driftline.schemas.codec import decode, encode_event, encode_events
 from driftline.schemas.events import Score, Tick
 from driftline.schemas.results import Progress
 from driftline.streams.embedded_kafka import die_with_parent
+from driftline.streams.runtime import state as states
 from driftline.streams.runtime.config import KafkaConfig
 from tests.brokers import ApacheKafka, Broker, Kafka, eventually
 from tests.streams.runtime.sums_role import ROLE, SECOND, WINDOW_US, Sum
@@ -264,16 +266,74 @@ async def test_one_role_runs_two_folds_and_the_ticker_writes_the_clock_for_the_f
         assert await worker.terminate() == 0
 
 
-async def test_a_consumer_that_went_silent_ends_the_process(
-    embedded_kafka: Broker, workers: list[Worker], tmp_path: Path
+async def test_a_consumer_that_went_silent_is_unhealthy_and_then_ends_the_process(
+    embedded_kafka: Broker, workers: list[Worker], tmp_path: Path, free_port: int
 ) -> None:
     async with Kafka(embedded_kafka.config(session_timeout_s=1.0, heartbeat_interval_s=0.2)) as kafka:
         await kafka.tick(START_US)
-        worker = Worker(kafka.config, tmp_path / "worker.log", deaf=True)
+        worker = Worker(kafka.config, tmp_path / "worker.log", deaf=True, health_port=free_port)
         workers.append(worker)
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{free_port}") as session:
+
+            async def stalled() -> str:
+                try:
+                    async with session.get("/healthz") as answer:
+                        report = await answer.json()
+                        assert (answer.status == 200) == (report["problems"] == [])
+                        return "".join(
+                            problem["what"] for problem in report["problems"] if "got nothing" in problem["what"]
+                        )
+                except aiohttp.ClientError:
+                    return ""  # it has not begun to listen
+
+            what = await eventually(stalled, "/healthz says that it stands still")
+            async with session.get("/metrics") as answer:
+                lag = f'driftline_lag_records{{consumer="monitor",partition="0",topic="{kafka.topics.events}"}} 1.0'
+                assert lag in await answer.text()
+        assert f"monitor got nothing of {kafka.topics.events}[" in what
         assert await worker.exit_code() == 1
         assert f"got nothing of {kafka.topics.events}[" in worker.said
-        assert "] for 1 s: it stands at 0, the log goes on" in worker.said
+        assert " s: it stands at 0, the log goes on to 1" in worker.said
+
+
+async def saved(kafka: Kafka) -> dict[int, int]:
+    """The offset up to which the newest state of each partition stands."""
+    records = await kafka.read(kafka.topics.state(ROLE))
+    return {record.partition: states.decode(record.value).offset for record in records}
+
+
+async def test_a_clean_stop_saves_what_is_absorbed(broker: Broker, workers: list[Worker], tmp_path: Path) -> None:
+    """Two workers in turn, both stopped long before a checkpoint is due: nothing is done twice."""
+    config = broker.config(checkpoint_s=3600.0, session_timeout_s=1.0, heartbeat_interval_s=0.2)
+    async with Kafka(config) as kafka:
+        traffic = Traffic(kafka)
+        for number in range(2):
+            worker = Worker(kafka.config, tmp_path / f"{number}.log")
+            workers.append(worker)
+            await traffic.send(3)
+            await eventually(traffic.absorbed, "everything absorbed")
+            assert await worker.terminate() == 0, worker.said
+            assert await saved(kafka) == traffic.last_offsets
+        results = await kafka.read(kafka.topics.windows)
+        assert len(results) == len(traffic.truth), "no result was repeated"
+        await traffic.check()
+
+
+async def test_a_partition_that_goes_idle_is_saved_and_acknowledged(
+    embedded_kafka: Broker, workers: list[Worker], tmp_path: Path
+) -> None:
+    async with Kafka(embedded_kafka.config(checkpoint_s=2.0, session_timeout_s=1.0, heartbeat_interval_s=0.2)) as kafka:
+        worker = Worker(kafka.config, tmp_path / "worker.log")
+        workers.append(worker)
+        await owns(worker, 2)
+        traffic = Traffic(kafka)
+        await traffic.send(1)
+
+        async def all_saved() -> bool:
+            return await saved(kafka) == traffic.last_offsets
+
+        await eventually(all_saved, "states of everything, without another record")
+        await eventually(lambda: committed(kafka), "what is saved is acknowledged")
 
 
 async def committed(kafka: Kafka) -> bool:

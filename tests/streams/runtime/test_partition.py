@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import pytest
+from prometheus_client import REGISTRY
 
 from driftline.schemas.clock import ManualClock
 from driftline.schemas.codec import decode
-from driftline.schemas.errors import PermanentError
+from driftline.schemas.errors import PermanentError, RetryableError
 from driftline.schemas.results import Progress
 from driftline.schemas.topics import Topics
 from driftline.streams.fold import Output, Record
@@ -23,6 +24,7 @@ class Got(NamedTuple):
     offset: int
     key: bytes | None = None
     value: bytes | None = b""
+    timestamp: int = 0
 
 
 class Ack(NamedTuple):
@@ -31,14 +33,19 @@ class Ack(NamedTuple):
 
 
 class Numbers:
-    """Publishes each record's offset; a record with value "tick" moves the watermark instead."""
+    """Publishes each record's offset; a record with value "tick" moves the watermark instead, "bad" raises when it is
+    absorbed."""
 
     def __init__(self) -> None:
         self.absorbed: list[int] = []
         self.watermark: int | None = None
+        self.counters: dict[str, int] = {"odd": 0}
 
     async def absorb(self, records: Sequence[Record]) -> list[Output]:
         self.absorbed += [record.offset for record in records]
+        if any(record.value == b"bad" for record in records):
+            raise ValueError("bad")
+        self.counters["odd"] += sum(record.offset % 2 for record in records)
         if any(record.value == b"tick" for record in records):
             self.watermark = records[-1].offset
             return []
@@ -51,12 +58,13 @@ class Numbers:
 class Bench:
     """A partition at offset 9, and what it did in order."""
 
-    def __init__(self, epoch: int = 1, checkpoint_records: int = 1_000) -> None:
+    def __init__(self, epoch: int = 1, checkpoint_records: int = 1_000, fold: "Numbers | None" = None) -> None:
         self.log: list[str] = []
         self.sent: list[Output] = []
         self.clock = ManualClock(0)
         self.revoke_after: Step | None = None
-        self.fold = Numbers()
+        self.broker_gone = False
+        self.fold = fold or Numbers()
         self._revoked = False
         config = KafkaConfig(checkpoint_s=2, checkpoint_records=checkpoint_records)
         around = Surroundings(config, TOPICS, self.clock, self._send, lambda partition: not self._revoked, self._hook)
@@ -66,6 +74,8 @@ class Bench:
         assert partition == 3
         self.sent += outputs
         self.log += [f"send {output.topic}" for output in outputs]
+        if self.broker_gone:
+            raise RetryableError("gone")
         return [Ack(output.topic, 100 + len(self.sent)) for output in outputs]
 
     def _hook(self, step: Step, partition: int) -> None:
@@ -160,3 +170,93 @@ async def test_it_is_busy_with_two_runs_handed_out() -> None:
     assert bench.partition.busy
     await bench.partition.take(first, lambda: None)
     assert not bench.partition.busy
+
+
+async def test_what_is_not_saved_is_saved_when_the_partition_is_idle_once_it_is_due() -> None:
+    bench = Bench()
+    await bench.take(10)
+    await bench.take(11)
+    await bench.partition.save_if_due()
+    assert bench.log == []
+    bench.clock.advance(2)
+    for _ in range(2):
+        await bench.partition.save_if_due()
+    assert bench.log == [f"send {TOPICS.state('monitor')}", "ack"]
+    assert states.decode(bench.sent[0].value).offset == 11
+
+
+async def test_a_last_save_does_not_wait_until_it_is_due() -> None:
+    bench = Bench()
+    await bench.partition.save()
+    assert bench.log == [], "there was nothing to save"
+    await bench.take(10)
+    await bench.partition.save()
+    assert bench.log == [f"send {TOPICS.state('monitor')}", "ack"]
+
+
+async def test_a_fold_that_raised_is_never_saved() -> None:
+    """It may have absorbed a part of the run, which its next start takes again."""
+    bench = Bench()
+    await bench.take(10)
+    with pytest.raises(ValueError, match="bad"):
+        await bench.take(11, 12, value=b"bad")
+    bench.clock.advance(2)
+    await bench.partition.save_if_due()
+    await bench.partition.save()
+    assert bench.sent == []
+
+
+async def test_nothing_is_saved_whose_results_are_not_acknowledged() -> None:
+    bench = Bench()
+    bench.broker_gone = True
+    with pytest.raises(RetryableError):
+        await bench.take(10, value=b"x")
+    bench.broker_gone = False
+    await bench.partition.save()
+    assert [output.topic for output in bench.sent] == [TOPICS.windows]
+
+
+@pytest.mark.parametrize(("after", "sent"), [("absorbed", 0), ("progressed", 2)])
+async def test_nothing_is_saved_by_an_owner_whose_partition_has_moved(after: Step, sent: int) -> None:
+    bench = Bench()
+    bench.revoke_after = after
+    await bench.take(10, value=b"x")
+    await bench.partition.save()
+    assert len(bench.sent) == sent
+    assert "ack" not in bench.log
+
+
+def value(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(name, labels) or 0.0
+
+
+async def test_it_counts_what_came_what_went_and_what_the_fold_left_out() -> None:
+    labels = {"consumer": "monitor"}
+
+    def counted() -> list[float]:
+        return [
+            value("driftline_records_in_total", **labels, topic="src"),
+            value("driftline_results_out_total", **labels, topic=TOPICS.windows),
+            value("driftline_dropped_total", **labels, reason="odd"),
+            value("driftline_delay_seconds_count", **labels, topic="src"),
+            value("driftline_delay_seconds_sum", **labels, topic="src"),
+            value("driftline_checkpoint_seconds_count", **labels, partition="3"),
+        ]
+
+    before = counted()
+    bench = Bench()
+    bench.clock.advance(3)
+    await bench.take(10, 11, 13, value=b"x")
+    await bench.take(15, position=14)
+    after = [now - then for now, then in zip(counted(), before, strict=True)]
+    assert after == pytest.approx([4, 3, 3, 2, 6, 1])
+    assert value("driftline_state_bytes", **labels, partition="3") == len(bench.sent[-1].value)
+
+
+async def test_counts_of_a_state_that_is_loaded_are_not_counted_again() -> None:
+    before = value("driftline_dropped_total", consumer="monitor", reason="odd")
+    fold = Numbers()
+    fold.counters["odd"] = 1_000
+    bench = Bench(fold=fold)
+    await bench.take(11, position=10)
+    assert value("driftline_dropped_total", consumer="monitor", reason="odd") == before + 1

@@ -23,6 +23,7 @@ class Got(NamedTuple):
     offset: int
     key: bytes | None = None
     value: bytes | None = b""
+    timestamp: int = 0
 
 
 class Seeks:

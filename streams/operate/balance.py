@@ -1,0 +1,190 @@
+"""The comparison behind `driftline reconcile`: log against tables against windows. No I/O.
+
+What is still on its way is no difference: a group of events is compared when the archive has committed past its last
+record, and with the windows when a tick that the monitor has absorbed came after its last record and closed it.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+
+from driftline.schemas.events import MICROSECONDS
+from driftline.streams.operate.tally import Group, Place, Tally
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How far one partition of the events topic was read, and what others made of it. Offsets are the next to read."""
+
+    partition: int
+    beginning: int  # what retention has left
+    start: int  # the first that was read
+    end: int
+    archived: int
+    absorbed: int  # by the monitor
+    letters_stored: bool  # all dead letters of what is archived
+    results_stored: bool  # all windows of what is absorbed
+    born: int = 0  # when its first record was sent, microseconds: what is older in ClickHouse is of an earlier log
+
+
+class Rows(msgspec.Struct, frozen=True):
+    """Of one group in one table."""
+
+    count: int
+    oldest: int = 0  # lowest revision: the offset of an event's record
+    ingested: int = 0  # when the first of them came, microseconds
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What ClickHouse has."""
+
+    tables: Mapping[Group, Rows]
+    windows: Mapping[Group, Rows]  # counted in windows or left out of them
+    letters: Set[Place]
+
+
+class Difference(msgspec.Struct, frozen=True, omit_defaults=True):
+    kind: Literal["trace", "score", "release", "dead letter"]
+    app: str = ""
+    start: int | None = None  # of the window
+    place: Place | None = None  # of a dead letter
+    topic: int | None = None
+    table: int | None = None  # None: not compared
+    windows: int | None = None
+
+
+class InFlight(msgspec.Struct, frozen=True):
+    """What was not compared of one partition, because it is on its way."""
+
+    partition: int
+    records_to_archive: int
+    groups_to_store: int
+    groups_to_close: int
+    dead_letters: bool
+
+
+class Balance(msgspec.Struct, frozen=True):
+    events: int  # read, copies included
+    distinct: int  # of them in groups compared with the tables
+    groups: int  # compared with the tables
+    in_windows: int  # events in groups compared with the windows
+    windows: int  # groups compared with the windows
+    dead_letters: int  # compared
+    moved: int
+    repeats_left_out: int  # repeats so late that the monitor left them out as if they were new
+    uncovered: int  # groups that the topic no longer has in full
+    differences: list[Difference]
+    in_flight: list[InFlight]
+
+    @property
+    def equal(self) -> bool:
+        return not self.differences
+
+
+def compare(
+    tally: Tally, stored: Stored, reaches: Mapping[int, Reach], grace_s: int, home: Callable[[str], int]
+) -> Balance:
+    """`home` is the partition of an app's key, for what the log does not have."""
+    in_tables, in_windows, late_repeats = tally.in_tables(), tally.in_windows(), tally.late_repeats()
+    judge = _Judge(tally, stored, reaches, grace_s, home)
+    differences: list[Difference] = []
+    compared: Counter[str] = Counter()
+    to_store: Counter[int] = Counter()
+    to_close: Counter[int] = Counter()
+    for group in sorted({*in_tables, *in_windows, *stored.tables, *stored.windows}):
+        if not judge.is_covered(group):
+            compared["uncovered"] += 1
+            continue
+        topic, table, windows = in_tables[group], None, None
+        if judge.is_archived(group):
+            table = stored.tables[group].count if group in stored.tables else 0
+            compared.update(groups=1, distinct=topic)
+        else:
+            to_store.update(judge.partitions(group))
+        if group.kind != "release":
+            if judge.is_closed(group):
+                windows = stored.windows[group].count if group in stored.windows else 0
+                repeats = max(0, min(windows - in_windows[group], late_repeats[group]))
+                windows -= repeats
+                compared.update(windows=1, in_windows=in_windows[group], repeats=repeats)
+            else:
+                to_close.update(judge.partitions(group))
+        if table not in (None, topic) or windows not in (None, in_windows[group]):
+            differences.append(
+                Difference(group.kind, group.app, group.start, None, max(topic, in_windows[group]), table, windows)
+            )
+    letters = {place for place in tally.rejects if judge.knows_letter(place)}
+    have = {place for place in stored.letters if judge.knows_letter(place)}
+    differences += [
+        Difference("dead letter", place=place, topic=int(place in letters), table=int(place in have))
+        for place in sorted(letters ^ have)
+    ]
+    return Balance(
+        events=tally.events,
+        distinct=compared["distinct"],
+        groups=compared["groups"],
+        in_windows=compared["in_windows"],
+        windows=compared["windows"],
+        dead_letters=len(letters),
+        moved=tally.moved(),
+        repeats_left_out=compared["repeats"],
+        uncovered=compared["uncovered"],
+        differences=differences,
+        in_flight=[
+            InFlight(p, reach.end - reach.archived, to_store[p], to_close[p], not reach.letters_stored)
+            for p, reach in sorted(reaches.items())
+            if reach.archived < reach.end or to_store[p] or to_close[p] or not reach.letters_stored
+        ],
+    )
+
+
+class _Judge:
+    """What can be compared at all."""
+
+    def __init__(
+        self, tally: Tally, stored: Stored, reaches: Mapping[int, Reach], grace_s: int, home: Callable[[str], int]
+    ) -> None:
+        self._touched = tally.touched
+        self._stored = stored
+        self._reaches = reaches
+        self._home = home
+        self._length = (tally.selection.size_s + grace_s) * MICROSECONDS
+        self._ticks = {
+            p: next(((o, ts) for o, ts in reversed(tally.ticks.get(p, [])) if o < reach.absorbed), None)
+            for p, reach in reaches.items()
+        }
+
+    def partitions(self, group: Group) -> list[int]:
+        return list(self._touched.get(group, ())) or [self._home(group.app)]
+
+    def is_covered(self, group: Group) -> bool:
+        """Whether all its events came with what was read. Not so where ClickHouse has events of the group from before,
+        or from an earlier log: the embedded Kafka forgets everything when it stops."""
+        reaches = [self._reaches[p] for p in self.partitions(group)]
+        start, born = min(reach.start for reach in reaches), min(reach.born for reach in reaches)
+        rows, counted = self._stored.tables.get(group), self._stored.windows.get(group)
+        return (rows is None or (rows.oldest >= start and rows.ingested >= born)) and (
+            counted is None or counted.ingested >= born
+        )
+
+    def is_archived(self, group: Group) -> bool:
+        return all(offset < self._reaches[p].archived for p, offset in self._touched.get(group, {}).items())
+
+    def is_closed(self, group: Group) -> bool:
+        """Whether a tick absorbed after its last event has closed its window, and that tick's results are stored."""
+        touched = self._touched.get(group, {})
+        return all(
+            self._reaches[p].results_stored
+            and (tick := self._ticks[p]) is not None
+            and tick[0] > touched.get(p, -1)
+            and tick[1] >= group.start + self._length
+            for p in self.partitions(group)
+        )
+
+    def knows_letter(self, place: Place) -> bool:
+        reach = self._reaches.get(place.partition)
+        return reach is not None and reach.letters_stored and reach.start <= place.offset < reach.archived

@@ -1,0 +1,277 @@
+"""The commands of this folder: options, tables and exit codes; what they do is in the other modules."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import click
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from driftline.schemas.clock import SystemClock
+from driftline.schemas.events import MICROSECONDS
+from driftline.streams.operate import views
+from driftline.streams.operate.letters import Filter, Letter, judge, read_letters, select, send_again, what_is_wrong
+from driftline.streams.operate.times import parse_time, show_time
+from driftline.streams.settings import Settings, load_settings
+
+console = Console()
+errors = Console(stderr=True)
+
+
+class Time(click.ParamType):
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        try:
+            return parse_time(value, SystemClock().now())
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+since_option = click.option("--from", "since", type=Time(), help="Event time, as 2026-11-21T10:00 (UTC) or -2h.")
+until_option = click.option("--to", "until", type=Time(), help="Event time, as 2026-11-21T10:00 (UTC) or now.")
+app_option = click.option("--app", help="One app alone.")
+json_option = click.option(
+    "--json", "json_file", type=click.File("wb"), help="Write it here as JSON; - is the standard output."
+)
+
+
+def _settings(ctx: click.Context) -> Settings:
+    config: Path | None = ctx.obj
+    return load_settings(config)
+
+
+def _write_json(file: IO[bytes] | None, value: object) -> None:
+    if file is not None:
+        file.write(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
+
+
+def _check_order(since: int | None, until: int | None) -> None:
+    if since is not None and until is not None and since >= until:
+        raise click.BadParameter("it is not after --from", param_hint="--to")
+
+
+@contextmanager
+def _bar() -> Iterator[Progress]:
+    """On standard error, gone when done: results alone are left to see."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=errors, transient=True) as bar:
+        yield bar
+
+
+@click.command("reconcile")
+@app_option
+@since_option
+@until_option
+@click.option(
+    "--wait",
+    "wait_s",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    show_default=True,
+    help="Seconds to wait for what is on its way.",
+)
+@json_option
+@click.pass_context
+def reconcile_command(
+    ctx: click.Context,
+    app: str | None,
+    since: int | None,
+    until: int | None,
+    wait_s: float,
+    json_file: IO[bytes] | None,
+) -> None:
+    """Prove that all is there: the log against tables, dead letters and windows.
+
+    Exits with 1 where they differ. What is still on its way is not compared, and said so.
+    """
+    from driftline.streams.operate.reconcile import Stage, reconcile
+    from driftline.streams.operate.tally import Selection
+
+    _check_order(since, until)
+    settings = _settings(ctx)
+    windows = settings.monitor.windows
+    selection = Selection(windows.size_s, app, since, until, open_s=windows.grace_s + windows.lateness_s)
+    with _bar() as bar:
+        task = bar.add_task("")
+
+        def tell(stage: Stage, done: int, of: int) -> None:
+            bar.update(task, description=views.STAGES[stage], completed=done, total=of or None)
+
+        balance = asyncio.run(reconcile(settings, selection, wait_s=wait_s, tell=tell))
+    _write_json(json_file, {"equal": balance.equal, **msgspec.to_builtins(balance)})
+    (errors if json_file is not None and json_file.name == "<stdout>" else console).print(views.balance(balance))
+    ctx.exit(0 if balance.equal else 1)
+
+
+@click.group("dlq")
+def dlq_group() -> None:
+    """What could not be taken, with the reason: list, look at, send again. Asks Kafka alone."""
+
+
+def _letters(settings: Settings) -> dict[str, Letter]:
+    return asyncio.run(read_letters(settings.kafka, settings.topics))
+
+
+reason_option = click.option("--reason", metavar="TEXT", help="Those with this in their reason.")
+topic_option = click.option("--topic", help="Those that were on this topic.")
+
+
+@dlq_group.command("ls")
+@click.option("--since", type=Time(), help="Written then or later: 2026-11-21T10:00 (UTC) or -2h.")
+@reason_option
+@topic_option
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many, the newest.")
+@json_option
+@click.pass_context
+def dlq_ls(
+    ctx: click.Context,
+    since: int | None,
+    reason: str | None,
+    topic: str | None,
+    limit: int,
+    json_file: IO[bytes] | None,
+) -> None:
+    """List dead letters, the newest first."""
+    found = select(_letters(_settings(ctx)).values(), Filter(reason=reason, topic=topic, since=since))
+    if json_file is None:
+        console.print(views.letters(found[:limit], len(found)))
+    _write_json(json_file, [views.letter_fields(letter) for letter in found[:limit]])
+
+
+@dlq_group.command("show")
+@click.argument("id_", metavar="ID")
+@click.option("--raw", "as_raw", is_flag=True, help="Only its bytes, as they were: to edit them and send them again.")
+@click.pass_context
+def dlq_show(ctx: click.Context, id_: str, as_raw: bool) -> None:
+    """Show one dead letter, and where it is wrong. The beginning of an ID is enough."""
+    settings = _settings(ctx)
+    [letter] = select(_letters(settings).values(), Filter(ids=[id_]))
+    if as_raw:
+        click.get_binary_stream("stdout").write(letter.letter.raw)
+        return
+    wrong = what_is_wrong(letter.letter.raw, letter.letter.topic, settings.topics)
+    console.print(views.letter(letter, wrong), soft_wrap=True)
+
+
+@dlq_group.command("requeue")
+@click.argument("ids", metavar="[ID]...", nargs=-1)
+@click.option("--all", "every", is_flag=True, help="All that were not sent again yet.")
+@reason_option
+@click.option(
+    "--edit",
+    "edited",
+    metavar="FILE",
+    type=click.File("rb"),
+    help="Send what stands in this file instead, for one ID: `dlq show ID --raw` writes what was sent.",
+)
+@click.option("--again", is_flag=True, help="Also those that were sent again before.")
+@click.option("--force", is_flag=True, help="Also what still cannot be taken: it comes back as a new dead letter.")
+@json_option
+@click.pass_context
+def dlq_requeue(
+    ctx: click.Context,
+    ids: tuple[str, ...],
+    every: bool,
+    reason: str | None,
+    edited: IO[bytes] | None,
+    again: bool,
+    force: bool,
+    json_file: IO[bytes] | None,
+) -> None:
+    """Send dead letters again, to the topic and partition they came from.
+
+    Exits with 1 where one is still wrong and was not sent.
+    """
+    if sum((bool(ids), every, reason is not None)) != 1:
+        raise click.UsageError("Say which: one or more IDs, or --all, or --reason TEXT.")
+    if edited is not None and len(ids) != 1:
+        raise click.UsageError("--edit replaces one dead letter: give its ID.")
+    settings = _settings(ctx)
+    chosen = select(_letters(settings).values(), Filter(ids=ids, reason=reason))
+    replacement = None if edited is None else edited.read()
+    raws = [letter.letter.raw if replacement is None else replacement for letter in chosen]
+    outcomes = [
+        judge(letter, raw, settings.topics, again=again, force=force) for letter, raw in zip(chosen, raws, strict=True)
+    ]
+    to_send = [(letter, raw) for letter, raw, outcome in zip(chosen, raws, outcomes, strict=True) if outcome == "sent"]
+    with _bar() as bar:
+        task = bar.add_task("Sending again", total=len(to_send))
+        if to_send:
+            asyncio.run(
+                send_again(
+                    settings.kafka,
+                    settings.topics,
+                    to_send,
+                    SystemClock(),
+                    lambda: bar.advance(task),
+                )
+            )
+    results = list(zip(chosen, outcomes, strict=True))
+    _write_json(json_file, [{"id": letter.id, "outcome": outcome} for letter, outcome in results])
+    if json_file is None:
+        console.print(views.requeued(results))
+    ctx.exit(1 if {"still wrong", "unknown topic"} & set(outcomes) else 0)
+
+
+@click.command("replay")
+@since_option
+@until_option
+@click.option(
+    "--source",
+    type=click.Choice(["kafka", "clickhouse"]),
+    default="kafka",
+    show_default=True,
+    help="kafka: the log with its ticks; clickhouse: what is stored, when the log is gone.",
+)
+@click.option("--into", metavar="DATABASE", help="A new one; without it <database>_replay is replaced.")
+@app_option
+@json_option
+@click.pass_context
+def replay_command(
+    ctx: click.Context,
+    since: int | None,
+    until: int | None,
+    source: Literal["kafka", "clickhouse"],
+    into: str | None,
+    app: str | None,
+    json_file: IO[bytes] | None,
+) -> None:
+    """Compute windows, alerts and verdicts anew, into another database, and compare.
+
+    Exits with 1 where something differs that must be equal.
+    """
+    from driftline.streams.operate.replay import Span, replay
+
+    _check_order(since, until)
+    settings = _settings(ctx)
+    with _bar() as bar:
+        task = bar.add_task("", total=None)
+        began: int | None = None
+
+        def tell(what: str, at: int | None) -> None:
+            nonlocal began
+            if at is None:
+                bar.update(task, description=what)
+                return
+            began = at if began is None else began
+            end = max(at, SystemClock().now() if until is None else until)
+            bar.update(
+                task,
+                description=f"{what}: {show_time(at)[:16]}",
+                completed=(at - began) // MICROSECONDS,
+                total=(end - began) // MICROSECONDS,
+            )
+
+        done = asyncio.run(replay(settings, Span(since, until, app), source, into, tell))
+    _write_json(json_file, {"equal": not done.failed, **msgspec.to_builtins(done)})
+    (errors if json_file is not None and json_file.name == "<stdout>" else console).print(
+        views.replayed(done.comparisons, done.notes, done.database)
+    )
+    ctx.exit(1 if done.failed else 0)

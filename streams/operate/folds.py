@@ -1,0 +1,214 @@
+"""The monitor's folds run once more, offline: over the log itself, or over what ClickHouse keeps of it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, TypeAlias
+
+from aiokafka import TopicPartition
+
+from driftline.schemas.codec import decode, decode_events, encode_event, encode_events
+from driftline.schemas.events import MICROSECONDS, Event, Tick
+from driftline.schemas.results import Result, result_types
+from driftline.schemas.topics import Topics
+from driftline.sinks.clickhouse.client import session
+from driftline.sinks.clickhouse.config import ClickHouseConfig
+from driftline.sinks.clickhouse.rows import Row, result_row
+from driftline.sinks.clickhouse.writer import Writer
+from driftline.streams.fold import Fold, FoldFactory, Output, Record
+from driftline.streams.operate.log import Log
+from driftline.streams.operate.times import show_time
+
+FoldName: TypeAlias = Literal["monitor", "drift"]
+Tell: TypeAlias = Callable[[int | None], None]
+"""(event time reached, microseconds)"""
+
+CHUNK = 600 * MICROSECONDS  # of event time, asked of ClickHouse at once
+
+
+class Results:
+    """What the folds publish, into a database, as the archive writes it."""
+
+    def __init__(self, writer: Writer, topics: Topics, batch_rows: int, app: str | None) -> None:
+        self._writer = writer
+        self._types = result_types(topics)
+        self._batch_rows = batch_rows
+        self._app = app
+        self._rows: dict[str, list[Row]] = {}
+        self._size = 0
+
+    async def take(self, outputs: Iterable[Output]) -> None:
+        for output in outputs:
+            result: Result = decode(output.value, self._types[output.topic])
+            if self._app is None or result.app == self._app:
+                table, row = result_row(result, result.revision)
+                self._rows.setdefault(table, []).append(row)
+                self._size += 1
+        if self._size >= self._batch_rows:
+            await self.flush()
+
+    async def flush(self) -> None:
+        """:raises RuntimeError: ClickHouse refused a row, which it never does of the first run."""
+        for table, rows in self._rows.items():
+            if refused := await self._writer.insert(table, rows):
+                raise RuntimeError(f"ClickHouse refused a row of {table}: {refused[0].reason}")
+        self._rows, self._size = {}, 0
+
+
+@dataclass
+class Extent:
+    """Which part of the log a fold was run over, per partition. Offsets are of the first record, and after the last."""
+
+    starts: dict[int, int] = field(default_factory=dict)
+    ends: dict[int, int] = field(default_factory=dict)
+    born: dict[int, int] = field(default_factory=dict)  # when the first record was sent, microseconds
+
+    @property
+    def whole(self) -> bool:
+        return not any(self.starts.values())
+
+
+async def run_over_log(
+    log: Log,
+    topic: str,
+    make: FoldFactory,
+    results: Results,
+    *,
+    limits: Mapping[int, int],
+    sent_from: int | None,
+    until: int | None,
+    tell: Tell,
+) -> Extent:
+    """From the records sent at `sent_from` (None: from the beginning) up to the offsets `limits`, or until a tick says
+    `until`."""
+    partitions = await log.partitions(topic)
+    starts = await log.starts(partitions, sent_from)
+    extent = Extent({tp.partition: start for tp, start in starts.items()})
+    extent.ends = {tp.partition: min(limits[tp.partition], start) for tp, start in starts.items()}
+    folds: dict[TopicPartition, Fold] = {tp: make(tp.partition, None) for tp in partitions}
+    reading = log.read({tp: start for tp, start in starts.items() if start < limits[tp.partition]})
+    async for tp, records in reading:
+        fold, number = folds[tp], tp.partition
+        extent.born.setdefault(number, records[0].timestamp * 1_000)
+        taken = [record for record in records if record.offset < limits[number]]
+        done = len(taken) < len(records)
+        for i in range(0, len(taken), _AT_ONCE):
+            some = taken[i : i + _AT_ONCE]
+            await results.take(await fold.absorb(some))
+            extent.ends[number] = some[-1].offset + 1
+            if until is not None and (fold.watermark or 0) >= until:
+                done = True
+                break
+        if done or extent.ends[number] >= limits[number]:
+            reading.stop(tp)
+        tell(min((f.watermark for f in folds.values() if f.watermark is not None), default=None))
+    await results.flush()
+    return extent
+
+
+_AT_ONCE = 500  # records: a replay that is to end ends soon after its time
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A record that nobody sent."""
+
+    offset: int
+    key: bytes | None
+    value: bytes | None
+
+
+class Piece(NamedTuple):
+    """Of event time: what happened in [since, until), in order."""
+
+    since: int
+    until: int
+    events: Sequence[Event]
+
+
+async def run_over_events(
+    pieces: AsyncIterator[Piece],
+    make: FoldFactory,
+    results: Results,
+    *,
+    home: Callable[[str], int],
+    tick_us: int,
+    tell: Tell,
+) -> None:
+    """Events with a tick every `tick_us` between them."""
+    folds: dict[int, Fold] = {}
+    offsets: dict[int, int] = {}
+    async for piece in pieces:
+        by_partition: dict[int, list[Event]] = {partition: [] for partition in folds}
+        for event in piece.events:
+            assert not isinstance(event, Tick)
+            by_partition.setdefault(home(event.app), []).append(event)
+        for partition, events in by_partition.items():
+            fold = folds.setdefault(partition, make(partition, None))
+            values = with_ticks(events, piece.since, piece.until, tick_us)
+            first = offsets.get(partition, 0)
+            records: list[Record] = [_Made(first + i, None, value) for i, value in enumerate(values)]
+            offsets[partition] = first + len(records)
+            await results.take(await fold.absorb(records))
+        tell(piece.until)
+    await results.flush()
+
+
+def with_ticks(events: Sequence[Event], since: int, until: int, tick_us: int) -> Iterator[bytes]:
+    """Values of records: events in order, and after all up to it each tick of [since, until)."""
+    at = 0
+    for tick in range(-(-since // tick_us) * tick_us, until, tick_us):
+        begin = at
+        while at < len(events) and events[at].ts <= tick:
+            at += 1
+        if at > begin:
+            yield encode_events(list(events[begin:at]))
+        yield encode_event(Tick(ts=tick, source="replay"))
+    if at < len(events):
+        yield encode_events(list(events[at:]))
+
+
+async def stored_events(
+    config: ClickHouseConfig, app: str | None, since: int, until: int, ticks_until: int
+) -> AsyncIterator[Piece]:
+    """What ClickHouse has of [since, until), in order of (ts, key); then empty pieces to `ticks_until`."""
+    for begin in range(since, ticks_until, CHUNK):
+        end = min(begin + CHUNK, ticks_until)
+        events = await asyncio.to_thread(_events, config, app, begin, min(end, until)) if begin < until else []
+        yield Piece(begin, end, events)
+
+
+_COMMON = "app, toUnixTimestamp64Micro(ts) AS ts, trace_id, span_id, conversation_id, user_id, environment, release, "
+_QUERIES = {  # all that the monitor reads; what a trace costs is settled anew unless the app reported it
+    "traces": "'trace' AS type, " + _COMMON + "canary_share, parent_span_id, operation, provider, request_model, "
+    "response_model, prompt_name, prompt_version, input_tokens, output_tokens, cache_read_input_tokens, "
+    "cache_write_input_tokens, reasoning_output_tokens, latency_ms, ttft_ms, stream, status, error_type, "
+    "finish_reasons, if(cost_status = 'reported', cost_usd, NULL) AS cost_usd",
+    "scores": "'score' AS type, " + _COMMON + "canary_share, id, name, value, label, source, judge_model, "
+    "rubric_version, model",
+    "releases": "'release' AS type, app, toUnixTimestamp64Micro(ts) AS ts, id, kind, release, stable, deployment_id, "
+    "share, outcome, environment, description",
+}
+
+
+def _events(config: ClickHouseConfig, app: str | None, since: int, until: int) -> list[Event]:
+    events: list[Event] = []
+    with session(config) as client:
+        for view, columns in _QUERIES.items():
+            lines = client.raw_query(
+                f"SELECT {columns} FROM {view} AS stored WHERE stored.ts >= fromUnixTimestamp64Micro({since}) "
+                f"AND stored.ts < fromUnixTimestamp64Micro({until}) AND ({{app:String}} = '' OR app = {{app:String}})",
+                parameters={"app": app or ""},
+                fmt="JSONEachRow",
+                settings={"output_format_json_quote_64bit_integers": 0},
+            ).splitlines()
+            decoded = decode_events(b"[" + b",".join(lines) + b"]")
+            if decoded.rejects:
+                raise RuntimeError(f"{view} around {show_time(since)}: {decoded.rejects[0].reason}")
+            events += decoded.events
+    return sorted(events, key=_order)
+
+
+def _order(event: Event) -> tuple[int, str]:
+    assert not isinstance(event, Tick)
+    return event.ts, event.key

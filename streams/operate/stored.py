@@ -1,0 +1,80 @@
+"""What ClickHouse has of a selection of windows, counted by itself."""
+
+from base64 import b64decode
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+
+from driftline.schemas.events import MICROSECONDS
+from driftline.sinks.clickhouse.client import Client, session
+from driftline.sinks.clickhouse.config import ClickHouseConfig
+from driftline.streams.operate.balance import Rows, Stored
+from driftline.streams.operate.tally import Group, Kind, Place, Selection
+
+_TABLES: dict[str, Kind] = {"traces": "trace", "scores": "score", "releases": "release"}
+_AT_ONCE = 1_000  # dead letters asked for in one query
+
+
+def count_stored(config: ClickHouseConfig, selection: Selection, topic: str, born: Mapping[int, int]) -> Stored:
+    """`topic` is that of the dead letters; those of a partition from before it was `born` are of an earlier log."""
+    with session(config) as client:
+        tables: dict[Group, Rows] = {}
+        for view, kind in _TABLES.items():
+            tables |= _groups(client, kind, selection, "ts", "count()", view)
+        windows: dict[Group, Rows] = {}
+        size = f"size_s = {selection.size_s}"
+        for kind, counted in (("trace", "sum(requests)"), ("score", "sum(arraySum(s -> s.1, mapValues(scores)))")):
+            found = [
+                _groups(client, kind, selection, "start", counted, "windows", size),
+                _groups(client, kind, selection, "start", "sum(events)", "left_out", f"{size} AND kind = '{kind}'"),
+            ]
+            windows |= _added(found)
+        rows = client.query(
+            "SELECT partition, offset, index, toUnixTimestamp64Micro(ingested_at) FROM dead_letters "
+            "WHERE topic = {topic:String} AND ({app:String} = '' OR key = {app:String})",
+            parameters={"topic": topic, "app": selection.app or ""},
+        ).result_rows
+    letters = {Place(p, offset, element) for p, offset, element, ingested in rows if ingested >= born.get(p, 0)}
+    return Stored(tables, windows, letters)
+
+
+def raw_letters(config: ClickHouseConfig, topic: str, places: Collection[Place]) -> Iterator[tuple[Place, bytes]]:
+    ordered = sorted(places)
+    with session(config) as client:
+        for i in range(0, len(ordered), _AT_ONCE):
+            wanted = ", ".join(str(tuple(place)) for place in ordered[i : i + _AT_ONCE])
+            for p, offset, element, raw in client.query(
+                "SELECT partition, offset, index, base64Encode(raw) FROM dead_letters "
+                f"WHERE topic = {{topic:String}} AND (partition, offset, index) IN ({wanted})",
+                parameters={"topic": topic},
+            ).result_rows:
+                yield Place(p, offset, element), b64decode(raw)
+
+
+def _groups(
+    client: Client, kind: Kind, selection: Selection, time: str, counted: str, view: str, where: str = "1"
+) -> dict[Group, Rows]:
+    size = selection.size_s * MICROSECONDS
+    since = 0 if selection.since is None else selection.start_of(selection.since)
+    until = 2**62 if selection.until is None else selection.start_of(selection.until - 1) + size
+    rows = client.query(
+        f"SELECT app, intDiv(toUnixTimestamp64Micro({time}), {size}) * {size} AS begins, {counted}, min(revision), "
+        f"toUnixTimestamp64Micro(min(ingested_at)) FROM {view} WHERE {where} "
+        f"AND toUnixTimestamp64Micro({time}) >= {since} AND toUnixTimestamp64Micro({time}) < {until} "
+        "AND ({app:String} = '' OR app = {app:String}) GROUP BY app, begins",
+        parameters={"app": selection.app or ""},
+    ).result_rows
+    return {
+        Group(kind, app, begins): Rows(int(count), oldest, ingested)
+        for app, begins, count, oldest, ingested in rows
+        if count
+    }
+
+
+def _added(parts: Collection[Mapping[Group, Rows]]) -> dict[Group, Rows]:
+    counts: Counter[Group] = Counter()
+    ingested: dict[Group, int] = {}
+    for part in parts:
+        for group, rows in part.items():
+            counts[group] += rows.count
+            ingested[group] = min(rows.ingested, ingested.get(group, rows.ingested))
+    return {group: Rows(count, ingested=ingested[group]) for group, count in counts.items()}

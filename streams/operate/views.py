@@ -1,0 +1,185 @@
+"""How results look in a terminal."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from rich.console import Group as Stack
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from driftline.streams.operate.balance import Balance, Difference
+from driftline.streams.operate.comparison import SHAPES, Comparison
+from driftline.streams.operate.letters import Letter, Outcome, pretty
+from driftline.streams.operate.times import show_time
+
+MOST = 50  # lines of a table
+
+STAGES = {
+    "reading": "Reading the events topic (records)",
+    "waiting": "Waiting for the archive and the monitor (seconds)",
+    "asking": "Asking ClickHouse",
+    "comparing": "Comparing",
+}
+
+
+def balance(found: Balance) -> RenderableType:
+    return Stack(*_balance(found))
+
+
+def _balance(found: Balance) -> Iterator[RenderableType]:
+    if found.differences:
+        yield _differences(found.differences)
+        more = len(found.differences) - MOST
+        yield f"[bold red]{len(found.differences):,} differences[/]" + (
+            f", {more:,} of them not shown" if more > 0 else ""
+        )
+    for partition in found.in_flight:
+        parts = [
+            (partition.records_to_archive, "records not archived"),
+            (partition.groups_to_store, "windows of events still arriving in the tables"),
+            (partition.groups_to_close, "windows not closed by a tick, or not stored yet"),
+        ]
+        texts = [f"{n:,} {what}" for n, what in parts if n] + ["dead letters"] * partition.dead_letters
+        yield f"[yellow]In flight, not compared:[/] partition {partition.partition}: {', '.join(texts)}"
+    if found.uncovered:
+        yield (
+            f"[yellow]Not compared:[/] {found.uncovered:,} windows of which ClickHouse has events "
+            "that the topic no longer has"
+        )
+    if found.moved:
+        yield (
+            f"[yellow]Sent again with another time:[/] {found.moved:,} events; "
+            "each is a row, and counts in a window, per minute of these times"
+        )
+    if found.repeats_left_out:
+        yield (
+            f"[yellow]Repeats left out:[/] {found.repeats_left_out:,} came so late that the monitor "
+            "said of them, as of new events, that no window counts them"
+        )
+    verdict = "[bold green]Equal:[/]" if found.equal else "Compared:"
+    yield (
+        f"{verdict} {found.events:,} events read; {found.distinct:,} distinct in tables, {found.in_windows:,} in "
+        f"{found.windows:,} windows, {found.dead_letters:,} dead letters"
+    )
+
+
+def _differences(differences: list[Difference]) -> Table:
+    table = Table("kind", "app", "window or place")
+    for name in ("topic", "table", "windows"):
+        table.add_column(name, justify="right")
+    for d in differences[:MOST]:
+        where = show_time(d.start) if d.start is not None else ""
+        if d.place is not None:
+            where = f"partition {d.place.partition} offset {d.place.offset}"
+            where += f" element {d.place.element}" if d.place.element >= 0 else ""
+        table.add_row(d.kind, d.app, where, *("" if n is None else f"{n:,}" for n in (d.topic, d.table, d.windows)))
+    return table
+
+
+def replayed(comparisons: Sequence[Comparison], notes: Sequence[str], database: str) -> RenderableType:
+    table = Table("kind")
+    for name in ("first run", "replay", "equal", "differing", "only first", "only replay"):
+        table.add_column(name, justify="right")
+    table.add_column("verdict")
+    for c in comparisons:
+        numbers = (c.first, c.replay, c.equal, len(c.differing), len(c.only_first), len(c.only_replay))
+        verdict = "[green]equal[/]" if c.is_equal else "[bold red]not equal[/]" if c.failed else f"[yellow]{c.why}[/]"
+        table.add_row(c.name, *(f"{n:,}" for n in numbers), verdict)
+    details = Table("kind", "app", "time", "what", "first run", "replay")
+    failed = [(c.name, line) for c in comparisons if c.failed for line in _what_differs(c)]
+    for name, line in failed[:MOST]:
+        details.add_row(name, *map(Text, line))
+    parts: list[RenderableType] = [details] if failed else []
+    if len(failed) > MOST:
+        parts.append(f"{len(failed) - MOST:,} more lines not shown")
+    return Stack(*parts, table, *notes, f"The replay's results are in {database}.")
+
+
+def _what_differs(c: Comparison) -> Iterator[tuple[str, str, str, str, str]]:
+    for row in c.differing:
+        for column, (was, now) in row.columns.items():
+            yield row.app, row.time, column, str(was), str(now)
+    for rows, what in ((c.only_first, "only in the first run"), (c.only_replay, "only in the replay")):
+        for found in rows:
+            yield str(found["app"]), str(found[SHAPES[c.table].time]), what, "", ""
+
+
+def letter_fields(found: Letter) -> dict[str, Any]:
+    """As JSON. The raw bytes are text, as far as they are text: `dlq show --raw` has them as they were."""
+    was = found.letter
+    return {
+        "id": was.id,
+        "at": found.at,
+        "topic": was.topic,
+        "partition": was.partition,
+        "offset": was.offset,
+        "index": was.index,
+        "key": None if was.key is None else _text(was.key),
+        "reason": was.reason,
+        "raw": _text(was.raw),
+        "requeued_at": found.requeued_at,
+    }
+
+
+def letters(found: Sequence[Letter], of: int) -> RenderableType:
+    table = Table()
+    for name in ("id", "written", "app", "where", "reason", "sent again"):
+        table.add_column(name, no_wrap=name != "reason")
+    for item in found:
+        was = item.letter
+        table.add_row(
+            was.id[:12],
+            show_time(item.at)[:19],
+            Text(_text(was.key or b"")),
+            _where(item),
+            Text(was.reason),
+            "" if item.requeued_at is None else show_time(item.requeued_at)[:19],
+        )
+    return Stack(table, f"{len(found):,} of {of:,} dead letters")
+
+
+def letter(found: Letter, wrong: str) -> RenderableType:
+    """`wrong`: what is wrong with it today; empty: nothing."""
+    was = found.letter
+    fields = Table.grid(padding=(0, 2))
+    for name, value in (
+        ("id", was.id),
+        ("was", _where(found)),
+        ("key", _text(was.key or b"")),
+        ("written", show_time(found.at)),
+        ("reason", was.reason),
+        ("today", wrong or "nothing is wrong with it any more: `driftline dlq requeue` sends it again"),
+        ("sent again", "" if found.requeued_at is None else show_time(found.requeued_at)),
+    ):
+        if value:
+            fields.add_row(Text(name, "bold"), Text(value))
+    body = Text("\n")
+    for line, is_fault in pretty(was.raw, was.reason):
+        body.append(f"{line}\n", "bold red" if is_fault else "")
+    return Stack(fields, body)
+
+
+def requeued(results: Sequence[tuple[Letter, Outcome]]) -> RenderableType:
+    reasons: dict[Outcome, str] = {
+        "sent before": "sent again before: not sent (--again sends them)",
+        "still wrong": "still cannot be taken: not sent (repair them with --edit, or --force)",
+        "unknown topic": "from a topic that is not ours: not sent",
+    }
+    counts = Counter(outcome for _, outcome in results)
+    left = [(item, outcome) for item, outcome in results if outcome in ("still wrong", "unknown topic")]
+    table = Table("id", "where", "reason")
+    for item, _ in left[:MOST]:
+        table.add_row(item.id[:12], _where(item), Text(item.letter.reason))
+    lines = [f"{counts[outcome]:,} {text}" for outcome, text in reasons.items() if counts[outcome]]
+    return Stack(*([table] if left else []), f"[bold green]{counts['sent']:,} sent again[/]", *lines)
+
+
+def _where(found: Letter) -> str:
+    was = found.letter
+    return f"{was.topic}[{was.partition}]@{was.offset}" + (f" #{was.index}" if was.index >= 0 else "")
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode(errors="backslashreplace")

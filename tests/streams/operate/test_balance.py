@@ -1,0 +1,99 @@
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from driftline.schemas.events import MICROSECONDS, Event, Tick
+from driftline.streams.operate.balance import Balance, Reach, Rows, Stored, compare
+from driftline.streams.operate.tally import Group, Place, Selection, Tally
+from tests.streams.operate.conftest import START, trace
+from tests.streams.operate.records import record
+
+GROUP = Group("trace", "bot", START)
+SETTLED = Reach(0, 0, 0, end=4, archived=4, absorbed=4, letters_stored=True, results_stored=True, born=10)
+STORED = Stored({GROUP: Rows(2, 0, 20)}, {GROUP: Rows(2, 0, 20)}, {Place(0, 2, -1)})
+
+
+def balance(reach: Reach = SETTLED, stored: Stored = STORED, *later: Sequence[Event]) -> Balance:
+    """A log of two events, garbage, and the tick that closes their window."""
+    tally = Tally(Selection(60, open_s=100))
+    tick = Tick(ts=START + 65 * MICROSECONDS)
+    values: list[Sequence[Event] | bytes] = [[trace(1, 0)], [trace(2, 1), trace(1, 0)], b"{oops", [tick]]
+    tally.add(0, [record(offset, value) for offset, value in enumerate(values)])
+    tally.touch(0, [record(4 + i, value) for i, value in enumerate(later)])
+    return compare(tally, stored, {0: reach}, grace_s=5, home=lambda app: 0)
+
+
+def test_all_equal() -> None:
+    found = balance()
+    assert found.equal
+    assert not found.in_flight
+    assert (found.events, found.distinct, found.in_windows, found.windows, found.dead_letters) == (3, 2, 2, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("stored", "kind", "numbers"),
+    [
+        (replace(STORED, tables={}), "trace", (2, 0, 2)),
+        (replace(STORED, tables={GROUP: Rows(3, 0, 20)}), "trace", (2, 3, 2)),
+        (replace(STORED, windows={GROUP: Rows(1, 0, 20)}), "trace", (2, 2, 1)),
+        (replace(STORED, windows={}), "trace", (2, 2, 0)),
+        (replace(STORED, windows={GROUP: Rows(3, 0, 20)}), "trace", (2, 2, 3)),
+        (replace(STORED, letters=set()), "dead letter", (1, 0, None)),
+        (replace(STORED, letters={*STORED.letters, Place(0, 3, -1)}), "dead letter", (0, 1, None)),
+    ],
+)
+def test_what_is_missing_or_too_much_is_a_difference(
+    stored: Stored, kind: str, numbers: tuple[int | None, ...]
+) -> None:
+    [found] = balance(stored=stored).differences
+    assert found.kind == kind
+    assert (found.topic, found.table, found.windows) == numbers
+
+
+def test_rows_that_the_log_never_had_are_a_difference() -> None:
+    stored = replace(STORED, tables={**STORED.tables, Group("trace", "ghost", START): Rows(1, 0, 20)})
+    [found] = balance(stored=stored).differences
+    assert (found.app, found.topic, found.table) == ("ghost", 0, 1)
+
+
+def test_what_the_archive_has_not_committed_is_in_flight() -> None:
+    found = balance(replace(SETTLED, archived=1, letters_stored=False), Stored({}, STORED.windows, set()))
+    assert found.equal
+    [flight] = found.in_flight
+    assert (flight.records_to_archive, flight.groups_to_store, flight.dead_letters) == (3, 1, True)
+
+
+@pytest.mark.parametrize("reach", [replace(SETTLED, absorbed=3), replace(SETTLED, results_stored=False)])
+def test_a_window_is_compared_once_its_tick_is_absorbed_and_stored(reach: Reach) -> None:
+    found = balance(reach, replace(STORED, windows={}))
+    assert found.equal
+    assert found.windows == 0
+    assert found.in_flight[0].groups_to_close == 1
+
+
+def test_groups_that_later_records_change_are_in_flight() -> None:
+    stored = Stored({GROUP: Rows(3, 0, 20)}, {GROUP: Rows(2, 0, 20)}, STORED.letters)
+    found = balance(SETTLED, stored, [trace(3, 2)])
+    assert found.equal
+    assert (found.groups, found.windows) == (0, 0)
+    assert not balance(SETTLED, stored, [trace(3, 200)]).equal
+
+
+@pytest.mark.parametrize("rows", [Rows(9, oldest=5, ingested=20), Rows(9, oldest=7, ingested=9)])
+def test_groups_with_events_from_before_the_log_are_not_compared(rows: Rows) -> None:
+    found = balance(replace(SETTLED, start=6), replace(STORED, tables={GROUP: rows}))
+    assert found.equal
+    assert found.uncovered == 1
+
+
+def test_late_repeats_that_the_monitor_left_out_are_no_difference() -> None:
+    tally = Tally(Selection(60, open_s=100))
+    tick = [Tick(ts=START + 300 * MICROSECONDS)]
+    values: list[Sequence[Event]] = [[trace(1, 0)], tick, [trace(1, 0)], [Tick(ts=START + 301 * MICROSECONDS)]]
+    tally.add(0, [record(offset, value) for offset, value in enumerate(values)])
+    for counted, equal in ((1, True), (2, True), (3, False)):
+        stored = Stored({GROUP: Rows(1, 0, 20)}, {GROUP: Rows(counted, 0, 20)}, set())
+        found = compare(tally, stored, {0: SETTLED}, grace_s=5, home=lambda app: 0)
+        assert found.equal is equal
+        assert found.repeats_left_out == min(counted - 1, 1)

@@ -15,6 +15,7 @@ from driftline.detectors.base import Floats, Insufficient, TickBatch
 from driftline.detectors.canary import ArmBatch, Canary
 from driftline.detectors.config import CanaryConfig, DetectorsConfig
 from driftline.detectors.ddsketch import DDSketch
+from driftline.detectors.digests import digests
 from driftline.detectors.registry import AnyDetector, make
 from driftline.detectors.state import pack
 from driftline.detectors.units import FirstEvents
@@ -86,7 +87,7 @@ def unit_speed() -> float:
         units = FirstEvents(CONFIG.units)
         for start in range(0, len(names), 1000):
             part = names[start : start + 1000]
-            units.take([1] * len(part), part, start)
+            units.take(np.ones(len(part), np.int64), digests(part), start)
 
     return len(names) / best(work)
 

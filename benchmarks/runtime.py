@@ -45,6 +45,7 @@ class Count:
         self._events = 0
         self._started = self._cpu_started = 0.0
         self.watermark: int | None = None
+        self.counters: dict[str, int] = {}
 
     async def absorb(self, records: Sequence[Record]) -> list[Output]:
         if not self._started:

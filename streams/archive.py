@@ -38,7 +38,6 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 0.5  # the longest that a stop goes unnoticed on a quiet stream
 STOP_S = 2.0  # after a stop, what is read gets this long to be written; the rest is read again after the next start
-LEAVE_S = 0.8  # then the clients get this long for their goodbyes: a broker that is frozen answers none of them
 FETCH_WAIT_MS = 250  # rows wait for their batch anyway, and idle fetches cost the broker
 REBALANCE_S = 60.0
 FETCH_BYTES = 4 * 2**20  # of a partition at once: more would hold up heartbeats while it is decoded
@@ -74,6 +73,7 @@ class Batch:
         self.newest_ms: dict[TopicPartition, int] = {}  # Kafka's timestamp of the record before it
         self.oldest_ms: dict[str, int] = {}  # by topic
         self.taken: Counter[str] = Counter()  # records by topic
+        self.events: Counter[str] = Counter()  # the same, of what the records hold
         self.size = 0
         self.bytes = 0
 
@@ -94,6 +94,7 @@ class Batch:
         offset = record.offset
         cost_usd = self._pricing.cost_usd
         decoded = decode_rows(record.value)
+        self.events[record.topic] += len(decoded.events) + len(decoded.rejects)
         positions: dict[str, list[int]] = {}
         for position, row in enumerate(decoded.events):
             if isinstance(row, Tick):
@@ -113,6 +114,7 @@ class Batch:
             self.letters.append(dead_letter(record, reject.index, reject.reason, reject.raw))
 
     def _add_result(self, record: ConsumerRecord) -> None:
+        self.events[record.topic] += 1
         try:
             result = decode(record.value, self._types[record.topic])
         except DecodeError as error:
@@ -243,7 +245,7 @@ class Archive:
             self.counts[table] += len(rows)
             metrics.ROWS_OUT.labels(table).inc(len(rows))
         for topic, records in batch.taken.items():
-            metrics.took("archive", topic, records)
+            metrics.took("archive", topic, records, batch.events[topic])
             metrics.delayed("archive", topic, 1_000 * batch.oldest_ms[topic], self._clock.now())
         if letters:
             self.counts["dead letters sent"] += letters
@@ -327,7 +329,7 @@ async def run_archive(
     finally:
         stopped.cancel()
         work.cancel()
-        await asyncio.wait({work, stopped}, timeout=LEAVE_S)
+        await asyncio.wait({work, stopped})
 
 
 async def _archive(

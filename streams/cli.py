@@ -80,6 +80,7 @@ def up(ctx: click.Context) -> None:
         console.print(
             f"[bold green]Driftline is up.[/] Kafka [bold]{stack.kafka.brokers}[/], ClickHouse [bold]{dsn}[/]"
         )
+        console.print(f"Health and metrics: {', '.join(f'{role} {url}' for role, url in stack.addresses.items())}")
         console.print(f"Logs are in [bold]{settings.stack.state_dir}[/]. Ctrl-C stops everything.")
         await asyncio.Event().wait()
 

@@ -56,6 +56,7 @@ def role(
     env = {
         **{f"DRIFTLINE_KAFKA__{key.upper()}": str(value) for key, value in values.items()},
         "DRIFTLINE_TICKS__ENABLED": "false",  # the traffic carries its own
+        "DRIFTLINE_HEALTH__PORT": "0",  # any that is free
     }
     if clickhouse is not None:
         env["DRIFTLINE_CLICKHOUSE__DSN"] = clickhouse.dsn.get_secret_value()

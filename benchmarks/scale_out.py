@@ -21,7 +21,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from benchmarks.harness.feed import Feeder
-from benchmarks.harness.processes import BenchmarkFailed, Meter, Worker
+from benchmarks.harness.processes import BenchmarkFailed, Meter, Worker, clean_up_at_sigterm
 from benchmarks.harness.services import broker, role
 from benchmarks.harness.traffic import Shape
 from driftline.schemas.codec import decode, encode
@@ -121,6 +121,7 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=400_000, help="traces per run")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
     arguments = parser.parse_args()
+    clean_up_at_sigterm()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logger.setLevel(logging.INFO)
     if not os.environ.get("KAFKA_HOME"):

@@ -25,7 +25,7 @@ from typing import Any, Literal
 import numpy as np
 
 from benchmarks.harness.feed import Feeder, Pace
-from benchmarks.harness.processes import READY_S, BenchmarkFailed, Meter, Worker, rss_mb, until
+from benchmarks.harness.processes import READY_S, BenchmarkFailed, Meter, Worker, clean_up_at_sigterm, rss_mb, until
 from benchmarks.harness.profile import Profile, table
 from benchmarks.harness.services import BrokerName, Rows, Services, services
 from benchmarks.harness.traffic import Shape
@@ -35,9 +35,10 @@ logger = logging.getLogger("benchmarks.throughput")
 PARTITIONS = 4
 ROLES = ("monitor", "archive")
 POLL_S = 0.05
-PROBE_POLL_S = 0.02
+PROBE_POLL_S = 0.05  # adds up to as much to a delay; each look costs ClickHouse CPU
 STALLED_S = 120.0  # without a new row: it will not come any more
 SAMPLE_S = 2.0  # of memory, in a soak
+MIN_POINTS = 10  # of a line
 DELAY_S = 15.0  # of half load
 SETTLE_S = 1.0  # after everyone is ready: first fetches and heartbeats
 
@@ -317,7 +318,7 @@ class Sampler(threading.Thread):
         """The slope is a least-squares line through the second half: the first fills caches."""
         samples = list(self._samples)
         half = [(n, rss) for n, rss in samples if n >= samples[-1][0] / 2] if samples else []
-        if len(half) < 3:
+        if len({n for n, _ in half}) < MIN_POINTS:
             raise BenchmarkFailed("too few samples for a slope: soak longer")
         millions = np.array([n for n, _ in half]) / 1e6
         slope = {name: float(np.polyfit(millions, [rss[name] for _, rss in half], 1)[0]) for name in self._pids}
@@ -402,6 +403,7 @@ def main() -> None:
     parser.add_argument("--profile", type=Path, metavar="FILE", help="where the time goes, as text, and nothing else")
     parser.add_argument("--soak", type=int, metavar="N", help="memory over N traces, and nothing else")
     arguments = parser.parse_args()
+    clean_up_at_sigterm()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logger.setLevel(logging.INFO)
     if arguments.profile:

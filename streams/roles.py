@@ -1,12 +1,18 @@
 """Every role by name: what `driftline worker --role R` runs, in this process, until SIGTERM or Ctrl-C."""
 
 import asyncio
+import logging
+import os
 import signal
 from collections.abc import Awaitable, Callable
 
 from driftline.schemas.clock import SystemClock
 from driftline.streams.health import Health, serve
 from driftline.streams.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+STOP_TIMEOUT_S = 5.0  # a plain role stops in two; a frozen broker answers no goodbye, and aiokafka waits half a minute
 
 # Roles import what they need when they start: torch takes seconds and half a gigabyte, and one role alone needs it.
 
@@ -86,6 +92,14 @@ def _run_until_stopped(name: str, settings: Settings, role: Callable[[asyncio.Ev
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         async with serve(health, settings.health):
-            await role(stop, health)
+            working, stopped = asyncio.ensure_future(role(stop, health)), asyncio.create_task(stop.wait())
+            await asyncio.wait({working, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait({working}, timeout=STOP_TIMEOUT_S)
+            if not done:
+                logger.warning("Role %s did not stop within %g s and is ended.", name, STOP_TIMEOUT_S)
+                logging.shutdown()
+                os._exit(0)  # nothing is lost: what is not committed is read again
+            stopped.cancel()
+            working.result()
 
     asyncio.run(main())

@@ -23,6 +23,11 @@ class BenchmarkFailed(DriftlineError):
     """No figures: something did not do its work."""
 
 
+def clean_up_at_sigterm() -> None:
+    """A benchmark that is told to end takes its processes and folders with it."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+
+
 def cpu_s(pid: int) -> float:
     """User and system time of a process and its threads since its start."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

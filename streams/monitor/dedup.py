@@ -1,5 +1,7 @@
 """Each event counts once."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,10 +17,11 @@ class RecentKeys:
     """What has been seen, as digests of keys: 8 bytes each.
 
     Of one key, the events of one window (by event time) are one event, as they are one row in ClickHouse. It is
-    remembered for as long as its window still takes events, and at least for `horizon_s` of ticks. A repeat that comes
-    later than both finds its window gone: nothing counts twice in a window, but such a repeat is left out as too late,
-    as if it were new. (An event ahead of time is remembered as if it were as far ahead as may be.) The exception is
-    counted: `overflow` is the number of keys forgotten before their time because there were more than `max_keys`.
+    remembered for as long as its window still takes events, and at least for `horizon_s` after the tick that follows
+    it, however far that tick jumps. A repeat that comes later than both finds its window gone: nothing counts twice in
+    a window, but such a repeat is left out as too late, as if it were new. (An event ahead of time is remembered as if
+    it were as far ahead as may be.) The exception is counted: `overflow` is the number of keys forgotten before their
+    time because there were more than `max_keys`.
     """
 
     def __init__(self, config: DedupConfig, windows: WindowConfig, state: State | None = None) -> None:
@@ -29,6 +32,7 @@ class RecentKeys:
         self._ahead = windows.ahead_s * MICROSECONDS
         self._open = (windows.size_s + windows.grace_s + windows.lateness_s) * MICROSECONDS
         self._until = DigestTable(state.get("until"))  # in seconds: remembered while the watermark is before that
+        self._since_tick: list[Digests] = [state["since_tick"]] if state else []
         self._now: int | None = state.get("now")
         self._swept: int = state.get("swept", 0)
         self.repeated: int = state.get("repeated", 0)
@@ -43,12 +47,18 @@ class RecentKeys:
         if self._now is not None:
             until = np.minimum(until, self._now + self._ahead + self._open)
             until = np.maximum(until, self._now + self._horizon)
-        self._until.put(keys[new], -(-until[new] // MICROSECONDS))
+        self._until.put(keys[new], _seconds(until[new]))
+        self._since_tick.append(keys[new])
         self.repeated += len(new) - int(new.sum())
         return new
 
     def tick(self, watermark: int) -> None:
         self._now = watermark
+        if self._since_tick:
+            keys, least = np.concatenate(self._since_tick), _seconds(watermark + self._horizon)
+            short = keys[self._until.get(keys) < least]
+            self._until.put(short, np.full(len(short), least))
+            self._since_tick = []
         if watermark - self._swept >= _SWEEP_US:
             self._swept = watermark
             self._until.drop_below(self._expired + 1)
@@ -62,8 +72,14 @@ class RecentKeys:
     def snapshot(self) -> State:
         return {
             "until": self._until.snapshot(self._expired + 1),
+            "since_tick": np.concatenate([np.empty(0, np.uint64), *self._since_tick]),
             "now": self._now,
             "swept": self._swept,
             "repeated": self.repeated,
             "overflow": self.overflow,
         }
+
+
+def _seconds(micros: Any) -> Any:
+    """Rounded up."""
+    return -(-micros // MICROSECONDS)

@@ -20,8 +20,7 @@ class Reach:
     """How far one partition of the events topic was read, and what others made of it. Offsets are the next to read."""
 
     partition: int
-    beginning: int  # what retention has left
-    start: int  # the first that was read
+    start: int  # of what was read; later than 0 where retention or --from has cut it
     end: int
     archived: int
     absorbed: int  # by the monitor

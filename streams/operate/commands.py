@@ -8,7 +8,7 @@ from typing import IO, Any, Literal
 
 import click
 import msgspec
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from driftline.schemas.clock import SystemClock
@@ -38,7 +38,11 @@ since_option = click.option("--from", "since", type=Time(), help="Event time, as
 until_option = click.option("--to", "until", type=Time(), help="Event time, as 2026-11-21T10:00 (UTC) or now.")
 app_option = click.option("--app", help="One app alone.")
 json_option = click.option(
-    "--json", "json_file", type=click.File("wb"), help="Write it here as JSON; - is the standard output."
+    "--json",
+    "json_file",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, writable=True, allow_dash=True),
+    help="Write it here as JSON; - is the standard output.",
 )
 
 
@@ -47,9 +51,13 @@ def _settings(ctx: click.Context) -> Settings:
     return load_settings(config)
 
 
-def _write_json(file: IO[bytes] | None, value: object) -> None:
-    if file is not None:
-        file.write(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
+def _report(value: object, shown: RenderableType, json_file: str | None) -> None:
+    """For people, and where it is asked for as JSON; only that on the standard output."""
+    if json_file is not None:
+        with click.open_file(json_file, "wb") as file:
+            file.write(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
+    if json_file != "-":
+        console.print(shown)
 
 
 def _check_order(since: int | None, until: int | None) -> None:
@@ -85,7 +93,7 @@ def reconcile_command(
     since: int | None,
     until: int | None,
     wait_s: float,
-    json_file: IO[bytes] | None,
+    json_file: str | None,
 ) -> None:
     """Prove that all is there: the log against tables, dead letters and windows.
 
@@ -105,8 +113,7 @@ def reconcile_command(
             bar.update(task, description=views.STAGES[stage], completed=done, total=of or None)
 
         balance = asyncio.run(reconcile(settings, selection, wait_s=wait_s, tell=tell))
-    _write_json(json_file, {"equal": balance.equal, **msgspec.to_builtins(balance)})
-    (errors if json_file is not None and json_file.name == "<stdout>" else console).print(views.balance(balance))
+    _report({"equal": balance.equal, **msgspec.to_builtins(balance)}, views.balance(balance), json_file)
     ctx.exit(0 if balance.equal else 1)
 
 
@@ -136,13 +143,12 @@ def dlq_ls(
     reason: str | None,
     topic: str | None,
     limit: int,
-    json_file: IO[bytes] | None,
+    json_file: str | None,
 ) -> None:
     """List dead letters, the newest first."""
     found = select(_letters(_settings(ctx)).values(), Filter(reason=reason, topic=topic, since=since))
-    if json_file is None:
-        console.print(views.letters(found[:limit], len(found)))
-    _write_json(json_file, [views.letter_fields(letter) for letter in found[:limit]])
+    newest = found[:limit]
+    _report([views.letter_fields(letter) for letter in newest], views.letters(newest, len(found)), json_file)
 
 
 @dlq_group.command("show")
@@ -183,7 +189,7 @@ def dlq_requeue(
     edited: IO[bytes] | None,
     again: bool,
     force: bool,
-    json_file: IO[bytes] | None,
+    json_file: str | None,
 ) -> None:
     """Send dead letters again, to the topic and partition they came from.
 
@@ -214,9 +220,8 @@ def dlq_requeue(
                 )
             )
     results = list(zip(chosen, outcomes, strict=True))
-    _write_json(json_file, [{"id": letter.id, "outcome": outcome} for letter, outcome in results])
-    if json_file is None:
-        console.print(views.requeued(results))
+    fields = [{"id": letter.id, "outcome": outcome} for letter, outcome in results]
+    _report(fields, views.requeued(results), json_file)
     ctx.exit(1 if {"still wrong", "unknown topic"} & set(outcomes) else 0)
 
 
@@ -241,7 +246,7 @@ def replay_command(
     source: Literal["kafka", "clickhouse"],
     into: str | None,
     app: str | None,
-    json_file: IO[bytes] | None,
+    json_file: str | None,
 ) -> None:
     """Compute windows, alerts and verdicts anew, into another database, and compare.
 
@@ -270,8 +275,6 @@ def replay_command(
             )
 
         done = asyncio.run(replay(settings, Span(since, until, app), source, into, tell))
-    _write_json(json_file, {"equal": not done.failed, **msgspec.to_builtins(done)})
-    (errors if json_file is not None and json_file.name == "<stdout>" else console).print(
-        views.replayed(done.comparisons, done.notes, done.database)
-    )
+    shown = views.replayed(done.comparisons, done.notes, done.database)
+    _report({"equal": not done.failed, **msgspec.to_builtins(done)}, shown, json_file)
     ctx.exit(1 if done.failed else 0)

@@ -41,7 +41,6 @@ async def reconcile(settings: Settings, selection: Selection, *, wait_s: float, 
     events = settings.topics.events
     async with Log(settings.kafka) as log:
         partitions = await log.partitions(events)
-        beginnings = await log.beginnings(partitions)
         ahead = settings.monitor.windows.ahead_s * MICROSECONDS  # an event's time is not further ahead of its record's
         starts = await log.starts(partitions, None if selection.since is None else selection.since - ahead)
         tally = Tally(selection)
@@ -56,7 +55,6 @@ async def reconcile(settings: Settings, selection: Selection, *, wait_s: float, 
         reaches = {
             tp.partition: Reach(
                 partition=tp.partition,
-                beginning=beginnings[tp],
                 start=starts[tp],
                 end=ends[tp],
                 archived=0,

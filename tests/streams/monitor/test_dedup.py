@@ -51,16 +51,33 @@ def test_the_key_of_a_late_event_is_remembered_for_the_horizon() -> None:
     keys = recent(horizon_s=10)
     tick(keys, 500)
     assert new(keys, "a") == [True]
-    tick(keys, 509.999999)
+    tick(keys, 501)
+    tick(keys, 510.999999)
     assert new(keys, "a") == [False]
-    tick(keys, 510)
+    tick(keys, 511)
     assert new(keys, "a") == [True]
+
+
+def test_the_horizon_begins_with_the_tick_that_follows() -> None:
+    keys = recent(horizon_s=10)
+    new(keys, "before the first tick")
+    tick(keys, 500)
+    assert new(keys, "before the first tick", "late") == [False, True]
+    restored = RecentKeys(DedupConfig(horizon_s=10, max_keys=1000), WINDOWS, keys.snapshot())
+    for each in (keys, restored):
+        tick(each, 9_000)
+        assert new(each, "late") == [False]
+        tick(each, 9_009)
+        assert new(each, "late") == [False]
+        tick(each, 9_010)
+        assert new(each, "late") == [True]
 
 
 def test_an_event_far_ahead_is_not_remembered_until_its_time() -> None:
     keys = recent()
     tick(keys, 0)
     assert new(keys, "a", at=1_000_000) == [True]
+    tick(keys, 1)
     tick(keys, 1000 + 164)
     assert new(keys, "a", at=1_000_000) == [False]
     tick(keys, 1000 + 166)

@@ -1,6 +1,6 @@
 """The embeddings half: its bookkeeping. What it finds is tested with the detector."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -39,7 +39,7 @@ def tick(at: float) -> Tick:
     return Tick(ts=START + round(at * MICROSECONDS))
 
 
-def records(*batches: Sequence[EmbeddingEvent]) -> list[FakeRecord]:
+def records(*batches: Iterable[EmbeddingEvent]) -> list[FakeRecord]:
     return [FakeRecord(i, pack(list(batch))) for i, batch in enumerate(batches)]
 
 
@@ -62,7 +62,7 @@ async def test_repeats_and_clocks_far_ahead_are_left_out_and_counted(topics: Top
 
 
 async def test_batches_and_restarts_change_nothing(topics: Topics) -> None:
-    log = records(*([embedding(n, n / 2), embedding(n, n / 2), tick(n / 2)] for n in range(200)))
+    log = records(*((embedding(n, n / 2), embedding(n, n / 2), tick(n / 2)) for n in range(200)))
     whole = new_fold(topics)
     outputs = await whole.absorb(log)
     fold, pieces = new_fold(topics), []

@@ -10,7 +10,7 @@ from tests.streams.operate.conftest import START, trace
 from tests.streams.operate.records import record
 
 GROUP = Group("trace", "bot", START)
-SETTLED = Reach(0, 0, 0, end=4, archived=4, absorbed=4, letters_stored=True, results_stored=True, born=10)
+SETTLED = Reach(0, 0, end=4, archived=4, absorbed=4, letters_stored=True, results_stored=True, born=10)
 STORED = Stored({GROUP: Rows(2, 0, 20)}, {GROUP: Rows(2, 0, 20)}, {Place(0, 2, -1)})
 
 

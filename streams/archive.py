@@ -316,8 +316,9 @@ async def run_archive(
 ) -> None:
     """Archive until `stop` is set. Waits for ClickHouse for as long as it is away; raises ConfigError for a database
     whose migrations are not ours, and PermanentError when nothing but garbage comes."""
-    poison = PoisonWatch((config or ArchiveConfig()).poison_limit)
-    work = asyncio.create_task(_archive(kafka, clickhouse, topics, pricing, poison, health or Health("archive"), stop))
+    work = asyncio.create_task(
+        _archive(kafka, clickhouse, topics, pricing, config or ArchiveConfig(), health or Health("archive"), stop)
+    )
     stopped = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -337,7 +338,7 @@ async def _archive(
     clickhouse: ClickHouseConfig,
     topics: Topics,
     pricing: Pricing,
-    poison: PoisonWatch,
+    config: ArchiveConfig,
     health: Health,
     stop: asyncio.Event,
 ) -> None:
@@ -351,7 +352,8 @@ async def _archive(
             "role goes on by itself",
         )
 
-    writer = await Writer.open(clickhouse, clickhouse_failed)
+    writer = await Writer.open(clickhouse, clickhouse_failed, config.poison_limit)
+    poison = PoisonWatch(config.poison_limit)
     health.right(CLICKHOUSE)
     consumer = AIOKafkaConsumer(
         group_id=f"{topics.prefix}.archive",

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import NamedTuple, Self, TypeAlias
 
@@ -56,20 +57,30 @@ class Refused(NamedTuple):
 class Writer:
     """Inserts are idempotent: the tables keep one of several copies, so a batch whose answer was lost is sent again."""
 
-    def __init__(self, config: ClickHouseConfig, client: AsyncClient, on_failure: OnFailure | None = None) -> None:
+    def __init__(
+        self,
+        config: ClickHouseConfig,
+        client: AsyncClient,
+        on_failure: OnFailure | None = None,
+        refusal_limit: int = 0,
+    ) -> None:
+        """refusal_limit: so many refused inserts of a table, before one is taken, and not the rows but the table is at
+        fault; 0: never."""
         self._config = config
         self._client = client
         self._on_failure = on_failure
+        self._refusal_limit = refusal_limit
+        self._refusals: Counter[str] = Counter()  # in a row, by table
 
     @classmethod
-    async def open(cls, config: ClickHouseConfig, on_failure: OnFailure | None = None) -> Self:
+    async def open(cls, config: ClickHouseConfig, on_failure: OnFailure | None = None, refusal_limit: int = 0) -> Self:
         """Brings the tables up to date first. Waits until ClickHouse answers; raises ConfigError for a database whose
         migrations are not ours."""
         async for attempt in _retrying(config, f"connect to ClickHouse ({config.database})", on_failure):
             with attempt:
                 try:
                     await asyncio.to_thread(migrate, config)
-                    return cls(config, await connect_async(config), on_failure)
+                    return cls(config, await connect_async(config), on_failure, refusal_limit)
                 except ClickHouseError as error:
                     raise RetryableError(str(classify(error))) from error
         raise AssertionError("retries never end")
@@ -78,23 +89,41 @@ class Writer:
         await self._client.close()
 
     async def insert(self, table: str, rows: Sequence[Row]) -> list[Refused]:
-        """Returns when every row is in the table or refused; waits for as long as ClickHouse
-        is not able to."""
+        """Returns when every row is in the table or refused; waits for as long as ClickHouse is not able to.
+
+        What is refused is halved until single rows are left. Large pieces go first, so that rows which can be taken are
+        found before many that can't.
+
+        :raises PermanentError: the table takes nothing at all.
+        """
         refused: list[Refused] = []
-        halves = [(0, len(rows))]
-        while halves:
-            start, end = halves.pop()
-            if start == end:
-                continue
+        taken = False
+        pieces = deque([(0, len(rows))] if rows else [])
+        while pieces:
+            start, end = pieces.popleft()
             try:
                 await self._insert(table, rows[start:end])
+                taken = True
+                del self._refusals[table]
             except PermanentError as error:
+                if not taken:
+                    self._count_refusal(table, error)
                 if end - start == 1:
                     refused.append(Refused(start, str(error)))
                 else:
                     middle = (start + end) // 2
-                    halves += [(middle, end), (start, middle)]
-        return refused
+                    pieces += [(start, middle), (middle, end)]
+        return sorted(refused)
+
+    def _count_refusal(self, table: str, error: PermanentError) -> None:
+        self._refusals[table] += 1
+        if self._refusals[table] == self._refusal_limit:
+            raise PermanentError(
+                f"ClickHouse has refused {self._refusals[table]} inserts into {table} in a row and taken none: the "
+                f"table, or the user's rights, are not what this Driftline expects. The last reason: {error} "
+                "Correct that and start again; nothing is lost, rows wait in Kafka. To send what is refused to the "
+                "dead letters all the same, set archive.poison_limit to 0"
+            ) from error
 
     async def _insert(self, table: str, rows: Sequence[Row]) -> None:
         compression = None if self._config.compression == "none" else self._config.compression

@@ -126,7 +126,7 @@ class MonitorFold:
             self._take_releases([event for event in events if isinstance(event, Release)])
 
     def _take_traces(self, traces: list[Trace]) -> None:
-        key, ts = digests(f"T{t.app}\x1f{t.trace_id}/{t.span_id}" for t in traces), _times(traces)
+        key, ts = digests(f"T{t.app}\x1f{t.trace_id}\x1f{t.span_id}" for t in traces), _times(traces)
         traces, key, ts = _some(traces, key, ts, self._seen.new(key, ts))
         traces, key, ts = _some(traces, key, ts, self._left_out.timely("trace", traces, ts))
         if traces:

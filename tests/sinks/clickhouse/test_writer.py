@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from clickhouse_connect.driver.exceptions import DatabaseError
 
-from driftline.schemas.errors import ConfigError
+from driftline.schemas.errors import ConfigError, PermanentError
 from driftline.sinks.clickhouse.client import connect
 from driftline.sinks.clickhouse.config import ClickHouseConfig
 from driftline.sinks.clickhouse.migrate import migrate
@@ -65,9 +65,22 @@ async def test_refused_rows_are_found_and_the_others_kept(
 ) -> None:
     rows = [{"app": "a", "ts": "yesterday"} if n in bad else row(n) for n in range(1000)]
     refused = await writer.insert(TRACES, rows)
-    assert {r.position for r in refused} == bad
+    assert [r.position for r in refused] == sorted(bad)
     assert all(r.reason.startswith("Code: ") and "http://" not in r.reason for r in refused)
     assert query(clickhouse, "SELECT count() FROM traces") == [(1000 - len(bad),)]
+
+
+async def test_a_table_that_takes_nothing_stops_the_insert(clickhouse: ClickHouseConfig) -> None:
+    writer = await Writer.open(clickhouse, refusal_limit=20)
+    bad = {"app": "a", "ts": "yesterday"}
+    try:
+        refused = await writer.insert(TRACES, [*[bad] * 40, *(row(n) for n in range(60))])  # the rows are at fault
+        assert len(refused) == 40
+        assert len(await writer.insert(TRACES, [bad] * 5)) == 5
+        with pytest.raises(PermanentError, match=r"(?s)refused 20 inserts into .*traces_raw.* archive\.poison_limit"):
+            await writer.insert(TRACES, [bad] * 64)
+    finally:
+        await writer.close()
 
 
 async def test_unknown_fields_of_a_newer_version_are_left_out(clickhouse: ClickHouseConfig, writer: Writer) -> None:

@@ -15,8 +15,8 @@ from operator import attrgetter
 from typing import NamedTuple, Protocol
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
-from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
-from tenacity import AsyncRetrying, before_sleep_log, retry_if_exception_type, wait_random_exponential
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError, KafkaTimeoutError
+from tenacity import AsyncRetrying, before_sleep_log, retry_if_exception, wait_random_exponential
 
 from driftline.schemas.clock import Clock, SystemClock
 from driftline.schemas.codec import Decoded, DecodeError, decode, decode_events, encode
@@ -266,9 +266,10 @@ class Archive:
                 *(len(letters), first.topic, first.partition, first.offset, first.reason),
             )
         async for attempt in AsyncRetrying(
-            retry=retry_if_exception_type(KafkaError),
+            retry=retry_if_exception(_will_pass),
             wait=wait_random_exponential(multiplier=0.4, max=self._config.retry_max_s),
             before_sleep=before_sleep_log(logger, logging.WARNING),
+            reraise=True,
         ):
             with attempt:
                 acks = [
@@ -288,6 +289,11 @@ class Archive:
             await self._consumer.commit(mine)
         except (CommitFailedError, IllegalStateError) as error:
             logger.info("Offsets not committed, the group is rebalancing: %s", error)
+
+
+def _will_pass(error: BaseException) -> bool:
+    """What else Kafka answers stays as it is until somebody acts, so the process ends and says so."""
+    return isinstance(error, KafkaTimeoutError) or (isinstance(error, KafkaError) and error.retriable)
 
 
 class _MarkReady(ConsumerRebalanceListener):
@@ -365,7 +371,14 @@ async def _archive(
         **{**kafka.group_options(), "fetch_max_wait_ms": FETCH_WAIT_MS},
     )
     watch = ConsumerWatch("archive", consumer, kafka, health)
-    producer = AIOKafkaProducer(**kafka.client_options(), **{**kafka.producer_options(), "max_request_size": 2 * LARGE})
+    options = {
+        **kafka.producer_options(),
+        # A repeat of a dead letter has the same id. An idempotent producer that gave up a send for a broker that was
+        # away has lost count, and never sends again (OutOfOrderSequenceNumber).
+        "enable_idempotence": False,
+        "max_request_size": 2 * LARGE,
+    }
+    producer = AIOKafkaProducer(**kafka.client_options(), **options)
     try:
         await producer.start()
         consumer.subscribe([topics.events, *result_types(topics)], listener=_MarkReady(health, watch))

@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.coordinator import assignors
-from aiokafka.errors import KafkaError, OutOfOrderSequenceNumber
+from aiokafka.errors import KafkaError, KafkaTimeoutError, NotLeaderForPartitionError, OutOfOrderSequenceNumber
 
 import driftline.producers
 import driftline.streams
@@ -73,6 +73,14 @@ def test_a_wrong_sequence_number_is_an_error_that_we_hear_of() -> None:
     send = inspect.getsource(worker.FaustRole._send)
     assert "except (TimeoutError, KafkaError)" in send
     assert "raise RetryableError" in send
+
+
+def test_a_producer_that_lost_count_is_not_asked_again() -> None:
+    """It does not recover by itself: whoever sends again for ever must not have an idempotent one."""
+    assert not archive._will_pass(OutOfOrderSequenceNumber())
+    assert archive._will_pass(KafkaTimeoutError())
+    assert archive._will_pass(NotLeaderForPartitionError())
+    assert '"enable_idempotence": False' in inspect.getsource(archive._archive)
 
 
 def test_long_work_does_not_cost_the_membership() -> None:

@@ -12,7 +12,7 @@ $(INSTALLED): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed: none found; set PYTHON=/path/to/python" >&2; exit 1; }
 	@echo "Setting up .venv with $(PYTHON): a few minutes the first time, seconds after that"
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]' 2> >(grep -v "is ignored: it is neither" >&2)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,report]' 2> >(grep -v "is ignored: it is neither" >&2)
 	@touch $@
 
 .PHONY: help setup run up test soak check format bench
@@ -46,3 +46,4 @@ format: $(INSTALLED) ## Format and fix what can be fixed
 
 bench: $(INSTALLED) ## Run the benchmarks; each prints JSON
 	@for b in benchmarks/*.py; do echo "== $$b"; $(BIN)/python -m benchmarks.$$(basename $$b .py) || exit 1; done
+	@echo "== benchmarks/detection"; $(BIN)/python -m benchmarks.detection --quick

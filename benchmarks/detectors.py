@@ -7,6 +7,7 @@ alarm in 30 days over 1,000 streams), with the figure that the design aims at be
 import json
 import time
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -62,11 +63,12 @@ def topics(rng: np.random.Generator, n: int, new: float = 0.0) -> Floats:
 TOPICS = np.random.default_rng(99).normal(size=(21, DIMENSIONS))
 
 
-def embedding_speed(size: int) -> float:
+def embedding_speed(name: str, size: int) -> float:
     """Updates per second in ticks of `size`."""
     rng = np.random.default_rng(0)
-    detector = ready("embedding_drift", topics(rng, 20_000))
-    ticks = [batch(topics(rng, size)) for _ in range(max(1, 20_000 // size))]
+    detector = make(name, CONFIG)
+    detector.open(embedding_baseline(name))
+    ticks = [batch(unit(topics(rng, size))) for _ in range(max(1, 20_000 // size))]
     clock = iter(range(10**9))
     return len(ticks) * size / best(lambda: [detector.update(each, next(clock)) for each in ticks])
 
@@ -157,19 +159,32 @@ def scores(drop: float) -> Callable[[np.random.Generator], tuple[AnyDetector, Ca
     return run
 
 
-def drift(share: float) -> Callable[[np.random.Generator], tuple[AnyDetector, Callable[[int], Floats], int]]:
+@cache
+def embedding_baseline(name: str) -> Any:
+    """One for all runs: thresholds take seconds."""
+    return ready(name, unit(topics(np.random.default_rng(1), 20_000))).baseline(0)
+
+
+def unit(vectors: Floats) -> Floats:
+    rows: Floats = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return rows
+
+
+def drift(name: str, share: float) -> Callable[[np.random.Generator], tuple[AnyDetector, Callable[[int], Floats], int]]:
     def run(rng: np.random.Generator) -> tuple[AnyDetector, Callable[[int], Floats], int]:
-        detector = ready("embedding_drift", topics(rng, 20_000))
+        detector = make(name, CONFIG)
+        detector.open(embedding_baseline(name))
         for tick in range(200):
-            detector.update(batch(topics(rng, 16)), tick)
-        return detector, lambda n: topics(rng, n, share), 16
+            detector.update(batch(unit(topics(rng, 16))), tick)
+        return detector, lambda n: unit(topics(rng, n, share)), 16
 
     return run
 
 
 def main() -> None:
     rng = np.random.default_rng(0)
-    embedding = ready("embedding_drift", topics(rng, 20_000))
+    embedding = make("embedding_drift", CONFIG)
+    embedding.open(embedding_baseline("embedding_drift"))
     for tick in range(200):
         embedding.update(batch(topics(rng, 16)), tick)
     learning = make("embedding_drift", CONFIG).reference()
@@ -181,8 +196,10 @@ def main() -> None:
 
     report = {
         "speed_per_s": {
-            "embedding updates, ticks of 16": round(embedding_speed(16)),
-            "embedding updates, ticks of 1000": round(embedding_speed(1000)),
+            "embedding updates, ticks of 16": round(embedding_speed("embedding_drift", 16)),
+            "embedding updates, ticks of 1000": round(embedding_speed("embedding_drift", 1000)),
+            "witness updates, ticks of 16": round(embedding_speed("embedding_witness", 16)),
+            "witness updates, ticks of 1000": round(embedding_speed("embedding_witness", 1000)),
             "embedding reference": round(1000 / best(learn)),
             "rate units, 1 stream": round(rate_speed(1)),
             "rate units, 1000 streams": round(rate_speed(1000)),
@@ -200,9 +217,11 @@ def main() -> None:
             "5 % of answers twenty times slower, 100 a tick": median_delay(slow),
             "scores -10 %, reference 5,000 (aim 368)": median_delay(scores(0.1)),
             "scores -30 %, reference 5,000 (aim 45)": median_delay(scores(0.3)),
-            "new topic, all texts (aim 48)": median_delay(drift(1.0)),
-            "new topic, half of the texts (aim 96)": median_delay(drift(0.5)),
-            "new topic, a fifth of the texts (aim 432)": median_delay(drift(0.2)),
+            **{
+                f"new topic, {words} of the texts, {name} (aim {aim})": median_delay(drift(name, share))
+                for name, aims in (("embedding_drift", (48, 96, 432)), ("embedding_witness", (112, 214, 592)))
+                for aim, (words, share) in zip(aims, (("all", 1.0), ("half", 0.5), ("a fifth", 0.2)), strict=True)
+            },
         },
     }
     print(json.dumps(report, indent=2))

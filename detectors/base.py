@@ -54,10 +54,17 @@ class Insufficient:
 
 
 class Baseline(Protocol):
-    """Frozen facts about the reference; `id` is a hash of them."""
+    """Frozen facts about the reference, a msgspec Struct; `id` is a hash of them."""
 
     @property
     def id(self) -> str: ...
+
+    @property
+    def n(self) -> int:
+        """Units in the reference."""
+
+    @property
+    def guarantee(self) -> Guarantee: ...
 
 
 class Measurement(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,6 +73,7 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     log_e: float | None = None
     log_p: float | None = None
     threshold: float
+    part: str = ""  # what of the stream the numbers are about: the category that moved
     value: float | None = None
     baseline: float | None = None
     effect: float | None = None  # value relative to baseline
@@ -98,6 +106,7 @@ R = TypeVar("R", bound=Reference)
 
 class Detector(Protocol[R, B]):
     name: str
+    baseline_type: type[B]  # a msgspec Struct
 
     def reference(self, state: State | None = None) -> R:
         """A new reference, or one restored from its snapshot."""

@@ -15,13 +15,22 @@ from scipy.stats import binom
 
 from driftline.detectors.base import Floats, Insufficient, Slots
 from driftline.detectors.columns import Columns
-from driftline.detectors.config import BudgetConfig, ErrorRateConfig, ExceedanceConfig, RecoveryConfig
+from driftline.detectors.config import (
+    BudgetConfig,
+    ErrorRateConfig,
+    ExceedanceConfig,
+    InvalidRateConfig,
+    RecoveryConfig,
+)
+from driftline.detectors.detectable import detectable_rate
 from driftline.detectors.engine import Run
-from driftline.detectors.scalar import SampleReference, ScalarBaseline, ScalarDetector, relative
+from driftline.detectors.scalar import HORIZON, SEASONS, SampleReference, ScalarBaseline, ScalarDetector, relative
+from driftline.detectors.tempering import LOCATION, P99
 from driftline.schemas.ids import stable_id
 
 QUANTILE = 0.99
 _TIMES = np.geomspace(1.25, 20, 8)
+_ALWAYS = 1 - 1e-9  # as good as 1, but with alternatives above
 _BETTER = np.array([1.0, 2.0, 6.0])  # recovery's alternatives, times the least that counts: a clean stream is quicker
 
 
@@ -49,7 +58,12 @@ class _Rate(ScalarDetector[RateBaseline]):
         d.claim(None if slot == len(d) else slot)
         d["cut"][slot] = baseline.cut
         d["bad"][slot], d["good"][slot] = log_ratios(baseline.p0, worse(baseline.p0))
-        d["bad_r"][slot], d["good_r"][slot] = log_ratios(baseline.p0, baseline.p0 / self._better)
+        d["bad_r"][slot], d["good_r"][slot] = self._recovery(baseline)
+        for name in ("bad", "good", "bad_r", "good_r"):
+            d[name][slot] /= baseline.deff
+
+    def _recovery(self, baseline: RateBaseline) -> tuple[Floats, Floats]:
+        return log_ratios(baseline.p0, baseline.p0 / self._better)
 
     def _statistic(self, slot: Slots, value: Floats) -> Floats:
         return (value > self._derived["cut"][slot]).astype(np.float64)
@@ -62,6 +76,10 @@ class _Rate(ScalarDetector[RateBaseline]):
             k * d["bad"][slots] + rest * d["good"][slots],
             k * d["bad_r"][slots] + rest * d["good_r"][slots],
         )
+
+    def _detectable(self, baseline: RateBaseline) -> str:
+        rate = detectable_rate(baseline.p0, max(1, round(HORIZON / baseline.deff)), self._budget)
+        return f"Detectable within {HORIZON} sessions: {'no share' if rate is None else f'{rate:.2%}'}."
 
     def _shown(self, slot: int, mean: float, run: Run | None) -> dict[str, Any]:
         reference = self._baselines[slot].rate
@@ -85,17 +103,55 @@ class ErrorRate(_Rate):
         config = self._config
         if reference.n < config.min_units:
             return Insufficient("too few sessions for an error rate to compare with", reference.n, config.min_units)
+        if unsettled := reference.unsettled():
+            return unsettled
         return RateBaseline(
             id=stable_id(self.name, config.model_dump_json(), reference.digest()),
             n=reference.n,
             guarantee=reference.guarantee,
             cut=0.5,
+            deff=float(reference.blocks.deff()[LOCATION]),
             p0=config.p0,
             rate=float(reference.sums[0]) / reference.n,
         )
 
     def _note(self, baseline: RateBaseline) -> str:
-        return f"Limit: {baseline.p0:.3g}."
+        return f"Limit: {baseline.p0:.3g}. {self._detectable(baseline)}"
+
+
+class InvalidRate(_Rate):
+    """Alarms when the share of units without a valid value is above the upper 99.9 % confidence bound of that in the
+    reference, and above a floor. Units: 1 for the first event of a session that lacks a valid value, else 0."""
+
+    _high = 1.0
+
+    def __init__(self, config: InvalidRateConfig, budget: BudgetConfig) -> None:
+        super().__init__("invalid_rate", budget, config.recovery)
+        self._config = config
+
+    def fit(self, reference: SampleReference) -> RateBaseline | Insufficient:
+        config = self._config
+        if reference.n < config.min_units:
+            return Insufficient("too few sessions to say how often a value is missing", reference.n, config.min_units)
+        if unsettled := reference.unsettled():
+            return unsettled
+        missing, deff = float(reference.sums[0]), float(reference.blocks.deff()[LOCATION])
+        bound = clopper_pearson(missing / deff, reference.n / deff, 0.001)[1]
+        return RateBaseline(
+            id=stable_id(self.name, config.model_dump_json(), reference.digest()),
+            n=reference.n,
+            guarantee=reference.guarantee,
+            cut=0.5,
+            deff=deff,
+            p0=min(max(bound, config.floor), _ALWAYS),
+            rate=missing / reference.n,
+        )
+
+    def _recovery(self, baseline: RateBaseline) -> tuple[Floats, Floats]:
+        return recovered_from_above(baseline.p0, baseline.rate)
+
+    def _note(self, baseline: RateBaseline) -> str:
+        return f"Limit: {baseline.p0:.3g}. {self._detectable(baseline)}"
 
 
 class Exceedance(_Rate):
@@ -112,6 +168,8 @@ class Exceedance(_Rate):
         config = self._config
         if reference.n < config.min_units:
             return Insufficient("too few sessions to bound the 99th percentile", reference.n, config.min_units)
+        if unsettled := reference.unsettled():
+            return unsettled
         sample = reference.sorted()
         bound = quantile_upper(sample, QUANTILE, 0.999)
         if not np.isfinite(bound):
@@ -121,26 +179,36 @@ class Exceedance(_Rate):
                 reference.n + 1,
             )
         cut = config.factor * bound
+        typical = float(np.quantile(sample, QUANTILE, method="inverted_cdf"))
         return RateBaseline(
             id=stable_id(self.name, config.model_dump_json(), reference.digest()),
             n=reference.n,
             guarantee=reference.guarantee,
             cut=cut,
+            deff=float(reference.blocks.deff()[P99]),
             p0=1 - QUANTILE,
             rate=float((sample > cut).mean()),
-            typical=float(np.quantile(sample, QUANTILE, method="inverted_cdf")),
+            typical=typical,
         )
 
     def _note(self, baseline: RateBaseline) -> str:
         return (
             f"Counts units above {baseline.cut:.4g}; 1 % may be. "
-            f"The reference's 99th percentile is {baseline.typical:.4g}."
+            f"The reference's 99th percentile is {baseline.typical:.4g}. {self._detectable(baseline)} {SEASONS}"
         )
 
 
 def worse(p0: float) -> Floats:
     """The alternatives to a rate of p0."""
     return np.minimum(p0 * _TIMES, max(0.9, (1 + p0) / 2))
+
+
+def recovered_from_above(bound: float, rate: float) -> tuple[Floats, Floats]:
+    """Log factors for "the rate is back", where alarms are against a bound on the reference's rate. Null: it is still
+    where an alarm could find it, at the nearest alternative or above. Against the bound itself, which is close when the
+    reference is large or the rate high, recovery would take tens of thousands of units, or never come."""
+    back = np.array([bound, max(rate, bound / 6), max(rate / 2, bound / 6)])
+    return log_ratios(float(worse(bound)[0]), np.minimum(back, bound))
 
 
 def log_ratios(p0: float, p1: Floats) -> tuple[Floats, Floats]:
@@ -157,7 +225,7 @@ def quantile_upper(sample: Floats, q: float, confidence: float) -> float:
     return float(sample[rank - 1])
 
 
-def clopper_pearson(k: float, n: int, tail: float) -> tuple[float, float]:
+def clopper_pearson(k: float, n: float, tail: float) -> tuple[float, float]:
     """The exact interval of a rate, with `tail` on each side."""
     low = float(betaincinv(k, n - k + 1, tail)) if k > 0 else 0.0
     high = float(betaincinv(k + 1, n - k, 1 - tail)) if k < n else 1.0

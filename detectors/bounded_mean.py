@@ -1,7 +1,7 @@
 """Scores in a range whose mean must not drop: judge scores, feedback.
 
-This detector keeps a contract: "the mean has dropped by more than was allowed". The rank test on the same scores
-(`pit`) that finds changes of bimodal scores much sooner will stand beside it.
+This detector keeps a contract: "the mean has dropped by more than was allowed". The rank test on the same scores,
+`quality_pit`, finds changes of bimodal scores much sooner: it is the alarm, this the statement about the mean.
 """
 
 import math
@@ -15,7 +15,8 @@ from driftline.detectors.base import Floats, Insufficient, Slots
 from driftline.detectors.columns import Columns
 from driftline.detectors.config import BudgetConfig, QualityConfig
 from driftline.detectors.engine import Run
-from driftline.detectors.scalar import SampleReference, ScalarBaseline, ScalarDetector, relative
+from driftline.detectors.scalar import SEASONS, SampleReference, ScalarBaseline, ScalarDetector, relative
+from driftline.detectors.tempering import LOCATION
 from driftline.schemas.ids import stable_id
 
 CONFIDENCE = 0.999  # of the lower bound of the reference's mean
@@ -42,13 +43,15 @@ class Quality(ScalarDetector[MeanBaseline]):
         self._config = config
         self._low, self._high = config.low, config.high
         self._bets = np.array(config.bets)
-        self._derived = Columns(limit=((), np.float64, 0))
+        self._derived = Columns(limit=((), np.float64, 0), deff=((), np.float64, 1))
 
     def fit(self, reference: SampleReference) -> MeanBaseline | Insufficient:
         """Refuses a reference too small to keep a drop of `target_drop` outside the null."""
         config, n = self._config, reference.n
         if n < config.min_units:
             return Insufficient("too few scored sessions", n, config.min_units)
+        if unsettled := reference.unsettled():
+            return unsettled
         span = config.high - config.low
         mean, sd = self._moments(reference)
         if mean <= 0:
@@ -64,6 +67,7 @@ class Quality(ScalarDetector[MeanBaseline]):
             id=stable_id(self.name, config.model_dump_json(), reference.digest()),
             n=n,
             guarantee=reference.guarantee,
+            deff=float(reference.blocks.deff()[LOCATION]),
             mean=config.low + span * mean,
             limit=(1 - config.allowed_drop) * mean_lower(mean, sd, n),
         )
@@ -78,6 +82,7 @@ class Quality(ScalarDetector[MeanBaseline]):
     def _configure(self, slot: int, baseline: MeanBaseline) -> None:
         self._derived.claim(None if slot == len(self._derived) else slot)
         self._derived["limit"][slot] = baseline.limit
+        self._derived["deff"][slot] = baseline.deff
 
     def _statistic(self, slot: Slots, value: Floats) -> Floats:
         return (value - self._low) / (self._high - self._low)
@@ -86,7 +91,8 @@ class Quality(ScalarDetector[MeanBaseline]):
         m0 = self._derived["limit"][slots][index]
         worse = np.log1p(self._bets * ((1 - x) / (1 - m0) - 1)[:, None])
         better = np.log1p(self._bets * (x / m0 - 1)[:, None])
-        return _by_slot(index, worse, len(slots)), _by_slot(index, better, len(slots))
+        deff = self._derived["deff"][slots][:, None]
+        return _by_slot(index, worse, len(slots)) / deff, _by_slot(index, better, len(slots)) / deff
 
     def _shown(self, slot: int, mean: float, run: Run | None) -> dict[str, Any]:
         low, span = self._config.low, self._config.high - self._config.low
@@ -104,7 +110,7 @@ class Quality(ScalarDetector[MeanBaseline]):
 
     def _note(self, baseline: MeanBaseline) -> str:
         config = self._config
-        return f"Limit: a mean of {config.low + (config.high - config.low) * baseline.limit:.4g}."
+        return f"Limit: a mean of {config.low + (config.high - config.low) * baseline.limit:.4g}. {SEASONS}"
 
 
 def mean_lower(mean: float, sd: float, n: int) -> float:

@@ -8,12 +8,15 @@ from driftline.schemas.config import Config
 
 
 class BudgetConfig(Config):
-    """How many false alarms the whole installation may expect. Every stream gets an equal share of them."""
+    """How many false alarms the whole installation may expect. Every stream gets an equal share of them, so `streams`
+    is what the installation holds: apps x releases in traffic x detectors, over all partitions. A partition takes no
+    more than that; an installation whose partitions together hold more expects as many more false alarms."""
 
     false_alarms: float = Field(default=1, gt=0)  # one a month is what people keep reading
     per_days: float = Field(default=30, gt=0)
     tick_s: float = Field(default=1, gt=0)  # the detectors' step: the unit of delay, and of the budget
-    streams: int = Field(default=1000, gt=0)  # streams that share the budget; more streams than this overspend it
+    streams: int = Field(default=1000, gt=0)  # some 60 releases in traffic; ten times as many cost 10 % more delay
+    idle_s: float = Field(default=86_400, gt=0)  # a stream that was silent for so long gives its place to a new one
 
     @property
     def alpha(self) -> float:
@@ -24,6 +27,10 @@ class BudgetConfig(Config):
     def threshold(self) -> float:
         """ln(1/alpha): where the log of an e-detector alarms."""
         return -math.log(self.alpha)
+
+    def part(self, share: float) -> "BudgetConfig":
+        """The budget of one of several detectors that watch the same streams."""
+        return self.model_copy(update={"false_alarms": self.false_alarms * share})
 
     def ticks(self, seconds: float) -> int:
         """The number of ticks that cover a duration."""
@@ -107,6 +114,29 @@ class QualityConfig(Config):
         return self
 
 
+class CategoriesConfig(Config):
+    """Alarm: the share of a category has left that of the reference, or a category is new."""
+
+    top: int = Field(default=20, ge=1, le=100)  # told apart; each costs a release 1 kB of state
+    min_units: int = Field(default=2000, ge=200)  # bounds a share of 5 % to about 1.8 % on either side
+    recovery: RecoveryConfig = RecoveryConfig()
+
+
+class InvalidRateConfig(Config):
+    """Alarm: more units lack a valid value than in the reference."""
+
+    min_units: int = Field(default=2000, ge=200)  # without one invalid unit among them, up to 0.35 % may be
+    floor: float = Field(default=1e-4, gt=0, lt=1)  # less is nobody's concern, however large the reference
+    recovery: RecoveryConfig = RecoveryConfig()
+
+
+class PitConfig(Config):
+    """Alarm: the distribution has left that of the reference."""
+
+    min_units: int = Field(default=5000, ge=500)  # finds 25 % more in 1,700 units; 2,000: in 3,200
+    recovery: RecoveryConfig = RecoveryConfig()
+
+
 class EmbeddingDriftConfig(Config):
     """Alarm: the mean direction of a window of texts has left that of the reference.
 
@@ -114,15 +144,42 @@ class EmbeddingDriftConfig(Config):
     """
 
     min_events: int = Field(default=20_000, ge=4_000)  # the spectrum, and windows of an eighth of it
-    min_sessions: int = Field(default=500, ge=500)  # samples of the session covariance
-    units_min: int = Field(default=128, ge=128)  # units a window: below, its mean is not Gaussian enough
-    units_safe: int = Field(default=512, ge=512)  # below, alpha is divided by `small_divisor`
+    min_sessions: int = Field(default=500, ge=500)  # samples of the session covariance, and for splitting
+    units_min: int = Field(default=64, ge=64)  # units a window, with thresholds by splitting
+    units_split: int = Field(default=256, ge=128)  # from here on the least window's correction serves: it fades with n
+    chains: int = Field(default=1000, ge=200)  # of splitting: seconds of work per baseline, and p within a factor of 3
+    sample: int = Field(default=10_000, ge=1000)  # sessions kept by all references that learn: 4 MB at 384 dimensions
+    units_unsplit: int = Field(default=128, ge=128)  # units a window without splitting: below, its mean is too lumpy
+    units_safe: int = Field(default=512, ge=512)  # without splitting: below, alpha is divided by `small_divisor`
     small_divisor: float = Field(default=20, ge=20)  # measured excess of the tail at 128 units
-    max_window: int = Field(default=4096, ge=128)  # events; bounds memory (3 kB per 16 events at 384 dimensions)
+    witness_share: float = Field(default=0.5, gt=0, lt=1)  # of the stream's budget is `embedding_witness`'s: run both
+    max_window: int = Field(default=4096, ge=128)  # events; drift stays in the longest window for so long after its end
     block_events: int = Field(default=256, ge=256)  # without sessions: consecutive events whose sum is one sample
     min_blocks: int = Field(default=50, ge=50)  # without sessions: of such samples
     spectrum_blocks: int = Field(default=500, ge=500)  # of samples to trust their whole covariance
     recovery: RecoveryConfig = RecoveryConfig()
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "EmbeddingDriftConfig":
+        if self.units_split < 2 * self.units_min:
+            raise ValueError("units_split is below twice units_min: no window might be split")
+        return self
+
+
+class EmbeddingWitnessConfig(Config):
+    """Alarm: the mean of sessions has left that of the reference, with a proven rate of false alarms."""
+
+    min_units: int = Field(default=4000, ge=1000)  # sessions: a shift of 0.11 standard deviations is their own error
+    half_life: float = Field(default=128, ge=8)  # units: of the mean that shows where texts go
+    bets: tuple[float, ...] = (0.05, 0.1, 0.2, 0.35, 0.5, 0.7)  # of the largest useful; small shifts win small bets
+    max_open: int = Field(default=1024, ge=64)  # sessions whose mean is being formed: 1.5 kB each at 384 dimensions
+    recovery: RecoveryConfig = RecoveryConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "EmbeddingWitnessConfig":
+        if not self.bets or not all(0 < bet < 1 for bet in self.bets):
+            raise ValueError("bets lie between 0 and 1")
+        return self
 
 
 class BreakerConfig(Config):
@@ -198,6 +255,13 @@ class DetectorsConfig(Config):
     ttft_p99: ExceedanceConfig = ExceedanceConfig()
     cost_p99: ExceedanceConfig = ExceedanceConfig()
     quality: QualityConfig = QualityConfig()
+    finish_reason: CategoriesConfig = CategoriesConfig()
+    error_type: CategoriesConfig = CategoriesConfig()
+    invalid_rate: InvalidRateConfig = InvalidRateConfig()
+    quality_pit: PitConfig = PitConfig(min_units=1000)  # scores are fewer
+    scalar_drift: PitConfig = PitConfig()
+    judge_drift: PitConfig = PitConfig(min_units=500)  # five rounds of a golden set of 100
     embedding_drift: EmbeddingDriftConfig = EmbeddingDriftConfig()
+    embedding_witness: EmbeddingWitnessConfig = EmbeddingWitnessConfig()
     breaker: BreakerConfig = BreakerConfig()
     canary: CanaryConfig = CanaryConfig()

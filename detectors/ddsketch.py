@@ -78,6 +78,12 @@ class DDSketch:
         bucket = self._low + int(np.searchsorted(np.cumsum(self._counts), rank - self._zeros, side="right"))
         return float(2 * np.exp(bucket * _LOG_GAMMA) / (_GAMMA + 1))
 
+    def above(self, value: float) -> int:
+        """How many lie above `value` (> 0). Those within 2 % of it may count on either side, the same for every order
+        of adding and merging."""
+        bucket = int(np.ceil(np.log(value) / _LOG_GAMMA))
+        return int(self._counts[max(0, bucket + 1 - self._low) :].sum())
+
     def snapshot(self) -> State:
         used = np.flatnonzero(self._counts)
         return {

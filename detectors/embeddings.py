@@ -2,12 +2,12 @@
 
 Window means of texts are noisier than independent texts would make them, because a session stays on its topic. So the
 covariance is that of whole sessions, Sigma = sum over sessions of s s' / n, with s the sum of (phi - mu) over one
-session: without it the test alarms a hundred times too often. Everything is summed while it streams by; no event is
-kept.
+session: without it the test alarms a hundred times too often. Everything is summed while it streams by; of some
+sessions the sum is kept, from which splitting finds the thresholds.
 """
 
 from hashlib import blake2b
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -15,14 +15,17 @@ from numpy.typing import NDArray
 
 from driftline.detectors.base import Floats, Insufficient, State
 from driftline.detectors.config import BudgetConfig, EmbeddingDriftConfig
-from driftline.detectors.saddlepoint import log_sf, quantile
+from driftline.detectors.limits import SADDLEPOINT, Noise, powers_of_two, split, unsplit
+from driftline.detectors.saddlepoint import log_sf, positive, quantile
+from driftline.detectors.samples import Thinned
+from driftline.detectors.splitting import Sample, Singles
+from driftline.detectors.topics import Topics, find
 from driftline.detectors.units import NO_SESSION
 from driftline.schemas.ids import stable_id
 from driftline.schemas.results import Guarantee
 
 _BATCH = 64  # samples (sessions or blocks) that one matrix product adds: a product each would cost more
 _DIRECTIONS = 64  # that get a design effect of their own when samples are few
-_TINY = 1e-12  # eigenvalues below this share of the largest are rounding
 _HISTORY = 8  # a window is at most this fraction of the reference: else the reference's own error is in every window
 
 
@@ -104,12 +107,15 @@ class EmbeddingReference:
     without one are left out, else blocks of consecutive events stand for sessions."""
 
     def __init__(self, config: EmbeddingDriftConfig, state: State | None = None) -> None:
+        self._config = config
         self._block = config.block_events
         self.mode: Literal["sessions", "events"] | None = None
         self.invalid = 0
         self.skipped = 0
         self.groups = _Moments(0)  # sessions, or blocks
         self.singles = _Moments(0)  # events; without sessions only
+        self.sample = Thinned(0)  # sums of sessions, with their events
+        self._limit = config.sample
         self._digest = b""
         self._open: dict[int, tuple[Floats, int]] = {}  # session or block number -> (sum, events), ascending
         self._blocks = 0
@@ -130,6 +136,7 @@ class EmbeddingReference:
         if self.mode is None:
             self.mode = "sessions" if 2 * int((session != NO_SESSION).sum()) > len(session) else "events"
             self.groups, self.singles = _Moments(phi.shape[1]), _Moments(phi.shape[1])
+            self.sample = Thinned(phi.shape[1])
         if self.mode == "sessions":
             known = session != NO_SESSION
             self.skipped += len(phi) - int(known.sum())
@@ -163,17 +170,27 @@ class EmbeddingReference:
         if done:
             sums, lengths = zip(*(self._open.pop(number) for number in done), strict=True)
             self.groups.add(np.array(sums), np.array(lengths, np.int64))
+            if self.mode == "sessions":
+                self.sample.add(np.array(sums), np.array(lengths, np.int64))
+                self.sample.thin(self._limit)
+
+    def share(self, references: int) -> None:
+        """That many references learn side by side: keep no more than this one's share of the sample."""
+        self._limit = self._config.sample // max(1, references)
+        self.sample.thin(self._limit)
 
     def digest(self) -> str:
         return self._digest.hex()
 
-    def complete(self) -> _Moments:
-        """The samples so far, with open sessions as they stand; an open block is left out."""
-        groups = self.groups.copy()
+    def complete(self) -> tuple[_Moments, Thinned]:
+        """Moments and sample so far, with open sessions as they stand; an open block is left out."""
+        groups, sample = self.groups.copy(), self.sample.copy()
         if self._open and self.mode == "sessions":
             sums, lengths = zip(*(self._open[number] for number in sorted(self._open)), strict=True)
             groups.add(np.array(sums), np.array(lengths, np.int64))
-        return groups
+            sample.add(np.array(sums), np.array(lengths, np.int64))
+            sample.thin(self._limit)
+        return groups, sample
 
     def snapshot(self) -> State:
         d = len(self.groups.total)
@@ -183,6 +200,8 @@ class EmbeddingReference:
             "skipped": self.skipped,
             "groups": self.groups.snapshot(),
             "singles": self.singles.snapshot() if self.mode == "events" else None,
+            "sample": self.sample.snapshot(),
+            "limit": self._limit,
             "digest": self._digest,
             "open": [list(self._open), [length for _, length in self._open.values()]],
             "open_sums": np.array([total for total, _ in self._open.values()]).reshape(len(self._open), d),
@@ -195,6 +214,9 @@ class EmbeddingReference:
         self.singles = _Moments(len(self.groups.total))
         if state["singles"] is not None:
             self.singles.restore(state["singles"])
+        self.sample = Thinned(len(self.groups.total))
+        self.sample.restore(state["sample"])
+        self._limit = state["limit"]
         self._digest = state["digest"]
         numbers, lengths = state["open"]
         self._open = {
@@ -214,21 +236,31 @@ class EmbeddingBaseline(msgspec.Struct, frozen=True, kw_only=True):
     scales: NDArray[np.int64]  # [s] window lengths in events, ascending
     log_alpha: Floats  # [s] ln of the level of each
     limit: Floats  # [s] the statistic's value at that level
-    quiet: float  # its value at p = 0.2
+    tail: Floats  # [m, 3] index of the scale, value and its ln p, upwards, from p = 1e-4: what window means really do
+    quiet: float  # the statistic's value at p = 0.2
+    note: str  # about the thresholds
+    centers: NDArray[np.float32]  # [k, d] of the reference's topics; none without sessions
+    shares: Floats  # [k + 1] of them
+    near: float
 
+    @property
+    def topics(self) -> Topics:
+        return Topics(self.centers, self.shares, self.near)
 
-class _Noise(NamedTuple):
-    spectrum: Floats
-    events_per_unit: float
+    def log_p(self, scale: int, statistic: float) -> float:
+        """ln P(T >= statistic) of a scale; beyond the end of its tail, an upper bound."""
+        log_p = log_sf(statistic, self.spectrum)
+        if log_p > SADDLEPOINT:
+            return log_p
+        _, values, levels = self.tail[self.tail[:, 0] == scale].T
+        return float(np.interp(statistic, values, levels))
 
 
 def fit(
     name: str, config: EmbeddingDriftConfig, budget: BudgetConfig, reference: EmbeddingReference
 ) -> EmbeddingBaseline | Insufficient:
-    """The no-split rule: thresholds straight from the saddlepoint for windows of at least 128 units, with alpha / 20
-    below 512 units. Measured on real texts, that brings the true false-alarm rate to the stated one; at smaller
-    windows the mean is far from Gaussian in the tail (16 to 386 times too many alarms)."""
-    groups = reference.complete()
+    """Takes seconds: thresholds are sampled where sessions are known."""
+    groups, sample = reference.complete()
     if reference.mode == "sessions":
         for note, have, need in (
             ("too few texts", groups.events, config.min_events),
@@ -237,7 +269,7 @@ def fit(
             if have < need:
                 return Insufficient(note, have, need)
         mu = groups.total / groups.events
-        noise = _Noise(_eigenvalues(groups.covariance(mu)), groups.squares / groups.events)
+        noise = Noise(_eigenvalues(groups.covariance(mu)), groups.squares / groups.events)
         n = groups.events
     else:
         have, need = groups.samples * config.block_events, config.min_blocks * config.block_events
@@ -248,41 +280,50 @@ def fit(
         n = reference.singles.events
     if not len(noise.spectrum):
         return Insufficient("all texts have the same embedding", n, n + 1)
-    scales = _scales(config, n, noise.events_per_unit)
+    units_min = config.units_min if reference.mode == "sessions" else config.units_unsplit
+    scales = powers_of_two(units_min * noise.events_per_unit, min(config.max_window, n // _HISTORY))
     if not len(scales):
-        smallest = 1 << int(np.ceil(np.log2(config.units_min * noise.events_per_unit)))
+        smallest = 1 << int(np.ceil(np.log2(units_min * noise.events_per_unit)))
         if smallest > config.max_window:
             note = f"sessions are too long: the least window, {smallest} texts, is over max_window"
             return Insufficient(note, n, n + 1)
         return Insufficient("too few texts for the least window", n, smallest * _HISTORY)
-    small = scales / noise.events_per_unit < config.units_safe
-    log_alpha = np.log(budget.alpha / len(scales) / np.where(small, config.small_divisor, 1.0))
-    limit = np.array([quantile(level, noise.spectrum) for level in log_alpha])
-    for level, q in zip(log_alpha, limit, strict=True):
-        if not abs(log_sf(q, noise.spectrum) - level) < 1e-6:
-            raise ArithmeticError(f"no threshold at ln p = {level}: the saddlepoint gives {log_sf(q, noise.spectrum)}")
+    baseline_id = stable_id(name, config.model_dump_json(), budget.model_dump_json(), reference.digest())
+    if reference.mode == "sessions":
+        limits = split(config, budget, noise, scales, _centred(sample, mu), int(baseline_id, 16))
+        if not len(limits.scales):
+            return Insufficient("sessions are too few or too much alike for a threshold", n, 2 * n)
+    else:
+        limits = unsplit(config, budget, noise, scales)
+    sums, _ = sample.rows()
+    topics = find(unit_vectors(sums, None)[0], int(baseline_id, 16)) if len(sums) else Topics.none(len(mu))
     return EmbeddingBaseline(
-        id=stable_id(name, config.model_dump_json(), budget.model_dump_json(), reference.digest()),
+        id=baseline_id,
         n=n,
         guarantee="stated" if reference.mode == "sessions" else "approximate",
         sessions=reference.mode == "sessions",
         mu=mu,
         spectrum=noise.spectrum,
         events_per_unit=noise.events_per_unit,
-        scales=scales,
-        log_alpha=log_alpha,
-        limit=limit,
+        scales=limits.scales,
+        log_alpha=limits.log_alpha,
+        limit=limits.limit,
+        tail=limits.tail,
         quiet=quantile(float(np.log(0.2)), noise.spectrum),
+        note=limits.note,
+        centers=topics.centers,
+        shares=topics.shares,
+        near=topics.near,
     )
 
 
-def _scales(config: EmbeddingDriftConfig, n: int, events_per_unit: float) -> NDArray[np.int64]:
-    longest = min(config.max_window, n // _HISTORY)
-    powers = 1 << np.arange(int(np.log2(max(1, longest))) + 1)
-    return powers[(powers >= config.units_min * events_per_unit) & (powers <= longest)].astype(np.int64)
+def _centred(sample: Thinned, mu: Floats) -> Sample:
+    sums, lengths = sample.rows()
+    centred: Singles = (sums - lengths[:, None] * mu).astype(np.float32)
+    return Sample(centred, lengths.astype(np.float64))
 
 
-def _noise_of_blocks(config: EmbeddingDriftConfig, blocks: _Moments, singles: _Moments, mu: Floats) -> _Noise:
+def _noise_of_blocks(config: EmbeddingDriftConfig, blocks: _Moments, singles: _Moments, mu: Floats) -> Noise:
     """Without sessions. With 500 blocks or more the long-run covariance, its eigenvalues enlarged for their own
     error; else the covariance of events with a design effect per direction."""
     long_run, c = blocks.covariance(mu), singles.covariance(mu)
@@ -292,16 +333,11 @@ def _noise_of_blocks(config: EmbeddingDriftConfig, blocks: _Moments, singles: _M
     deff = float(along.sum() / values[top].sum())
     events_per_unit = 1.0 if deff <= 1.2 else float(np.ceil(4 * deff))
     if blocks.samples >= config.spectrum_blocks:
-        return _Noise(_eigenvalues(long_run) * (1 + 1 / np.sqrt(blocks.samples)), events_per_unit)
+        return Noise(_eigenvalues(long_run) * (1 + 1 / np.sqrt(blocks.samples)), events_per_unit)
     left, left_long_run = np.trace(c) - values[top].sum(), np.trace(long_run) - along.sum()
     rest = np.delete(values, top) * (max(1.0, left_long_run / left) if left > 0 else 1.0)
-    return _Noise(_positive(np.concatenate([np.maximum(values[top], along), rest])), events_per_unit)
+    return Noise(positive(np.concatenate([np.maximum(values[top], along), rest])), events_per_unit)
 
 
 def _eigenvalues(covariance: Floats) -> Floats:
-    return _positive(np.linalg.eigvalsh(covariance))
-
-
-def _positive(values: Any) -> Floats:
-    largest = values.max(initial=0.0)
-    return np.sort(values[values > _TINY * largest])[::-1] if largest > 1e-15 else np.empty(0)
+    return positive(np.linalg.eigvalsh(covariance).astype(np.float64))

@@ -64,6 +64,8 @@ class Engine:
             fired=((), np.int64, NEVER),  # tick of the alarm, while in alarm
             fired_log_e=((), np.float64, 0),
             since=((), np.int64, NEVER),
+            lead=((), np.int64, 0),  # the component that led to the alarm, and the growth of its log per unit
+            growth=((), np.float64, 0),
             bad_units=((), np.int64, 0),  # since the change began, while in alarm
             bad_sums=((2,), np.float64, 0),
             r=((recovery_bets,), np.float64, 1),
@@ -81,41 +83,73 @@ class Engine:
         return np.not_equal(fired, NEVER)
 
     def step(
-        self, slots: Slots, log_l: Floats, log_r: Floats, units: NDArray[np.int64], sums: Floats, tick: int
+        self,
+        slots: Slots,
+        log_l: Floats,
+        log_r: Floats,
+        units: NDArray[np.int64],
+        sums: Floats,
+        tick: int,
+        weight: Floats | None = None,
     ) -> Transitions:
         """One tick. slots: [k] those with units, ascending. log_l: [k, bets], log_r: [k, recovery bets], the logs of
-        the factors for alarm and for recovery. units: [k] how many. sums: [k, 2] of their statistic and its square."""
+        the factors for alarm and for recovery. units: [k] how many. sums: [k, 2] of their statistic and its square.
+        weight: [k] shares of alpha, always the same for one slot; 1 where nothing is said."""
         fired = self._columns["fired"]
         incidents = np.flatnonzero(fired != NEVER)
         if not len(incidents):
-            return Transitions(self._watch(slots, log_l, units, sums, tick), [])
+            return Transitions(self._watch(slots, log_l, units, sums, tick, weight), [])
         bad = fired[slots] != NEVER
-        alarms = self._watch(slots[~bad], log_l[~bad], units[~bad], sums[~bad], tick)
+        rest = ~bad
+        share = None if weight is None else weight[rest]
+        alarms = self._watch(slots[rest], log_l[rest], units[rest], sums[rest], tick, share)
         self._mend(slots[bad], log_r[bad], units[bad], sums[bad])
-        age = tick - fired[incidents]
+        return Transitions(alarms, self._recovered(incidents, tick))
+
+    def idle(self, tick: int) -> Transitions:
+        """A tick without units."""
+        incidents = np.flatnonzero(self._columns["fired"] != NEVER)
+        return Transitions([], self._recovered(incidents, tick) if len(incidents) else [])
+
+    def _recovered(self, incidents: Slots, tick: int) -> list[int]:
+        """Those that end."""
+        age = tick - self._columns["fired"][incidents]
         well = (self._columns["r"][incidents].mean(1) >= self._e_close) & (age >= self._min_open)
         over = incidents[well | (age >= self._max_open)]
         self._columns.clear(over)
         self._columns["at"][over] = tick
-        return Transitions(alarms, over.tolist())
+        ended: list[int] = over.tolist()
+        return ended
 
-    def _watch(self, slots: Slots, log_l: Floats, units: NDArray[np.int64], sums: Floats, tick: int) -> list[int]:
-        """The slots that begin to alarm."""
+    def _watch(
+        self,
+        slots: Slots,
+        log_l: Floats,
+        units: NDArray[np.int64],
+        sums: Floats,
+        tick: int,
+        weight: Floats | None,
+    ) -> list[int]:
+        """The slots that begin to alarm. M of a slot with a weight is that much smaller than it would be without."""
         c = self._columns
         if not len(slots):
             return []
         at = c["at"][slots]
         elapsed = np.where(at == NEVER, 1, tick - at).astype(np.float64)
+        if weight is not None:
+            elapsed *= weight
         m = np.exp(np.minimum(log_l, _MAX_LOG)) * (c["m"][slots] + elapsed[:, None])
         c["m"][slots] = m
         c["at"][slots] = tick
 
         cusum, start = c["cusum"][slots], c["start"][slots]
-        fresh = cusum <= 0
+        lasts = cusum > 0
         c["cusum"][slots] = log_l + np.maximum(cusum, 0)
-        start = np.where(fresh, tick, start)
-        run_units = np.where(fresh, 0, c["run_units"][slots]) + units[:, None]
-        run_sums = np.where(fresh[..., None], 0.0, c["run_sums"][slots]) + sums[:, None]
+        start = np.where(lasts, start, tick)
+        run_units = c["run_units"][slots] * lasts + units[:, None]
+        run_sums = c["run_sums"][slots]
+        run_sums *= lasts[..., None]
+        run_sums += sums[:, None]
         c["start"][slots], c["run_units"][slots], c["run_sums"][slots] = start, run_units, run_sums
 
         e = m.mean(1)
@@ -127,6 +161,8 @@ class Engine:
         c["fired"][alarms] = tick
         c["fired_log_e"][alarms] = np.log(e[hit])
         c["since"][alarms] = start[hit, lead]
+        c["lead"][alarms] = lead
+        c["growth"][alarms] = np.maximum(c["cusum"][alarms, lead], 0) / run_units[hit, lead]
         c["bad_units"][alarms] = run_units[hit, lead]
         c["bad_sums"][alarms] = run_sums[hit, lead]
         c["r"][alarms] = 1
@@ -155,6 +191,10 @@ class Engine:
         if c["fired"][slot] == NEVER:
             return None
         return Run(int(c["bad_units"][slot]), tuple(c["bad_sums"][slot].tolist()), int(c["since"][slot]))
+
+    def lead(self, slot: int) -> tuple[int, float]:
+        """Which component led to the alarm, and by how much its log grew per unit since the change began."""
+        return int(self._columns["lead"][slot]), float(self._columns["growth"][slot])
 
     def snapshot(self) -> State:
         return self._columns.snapshot()

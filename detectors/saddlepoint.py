@@ -15,6 +15,13 @@ from scipy.special import log_ndtr
 from driftline.detectors.base import Floats
 
 _NEAR = 1e-3  # relative distance to the mean within which rounding would spoil r*
+_TINY = 1e-12  # eigenvalues of unit vectors below this, or below this share of the largest, are rounding
+
+
+def positive(eigenvalues: Floats) -> Floats:
+    """The weights of a covariance's law: its eigenvalues without those that are rounding, downwards."""
+    largest = eigenvalues.max(initial=0.0)
+    return np.sort(eigenvalues[eigenvalues > _TINY * largest])[::-1] if largest > _TINY else np.empty(0)
 
 
 def log_sf(q: float, weights: Floats) -> float:

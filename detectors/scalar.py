@@ -12,25 +12,33 @@ from driftline.detectors.base import Floats, Insufficient, Measurement, Slots, S
 from driftline.detectors.columns import Columns
 from driftline.detectors.config import BudgetConfig, RecoveryConfig
 from driftline.detectors.engine import Engine, Run
+from driftline.detectors.tempering import BLOCK_S, MIN_BLOCKS, Blocks, note
 from driftline.detectors.units import NO_SESSION
 from driftline.schemas.results import Guarantee
 
 MAX_SAMPLE = 50_000  # of a reference, kept exactly; beyond, every second one, then every fourth, …
+# References are of one time of the day and week: what changes with the hour may alarm.
+SEASONS = "seasonal_confidence: low."
+HORIZON = 1000  # units within which a change that is called detectable is found
 _RECENT = 512  # half-life, in units, of what is shown while nothing is wrong
 
 
 class SampleReference:
     """A reference of scalar units: exact up to 50,000 of them, evenly thinned beyond."""
 
-    def __init__(self, low: float, high: float, state: State | None = None) -> None:
-        """Units outside [low, high] and NaN are invalid."""
-        self._low, self._high = low, high
+    def __init__(
+        self, low: float, high: float, state: State | None = None, limit: int = MAX_SAMPLE, block_ticks: int = 60
+    ) -> None:
+        """Units outside [low, high] and NaN are invalid. `limit`: of the sample, instead of 50,000. `block_ticks`: as
+        many as a block of events without sessions lasts."""
+        self._low, self._high, self._limit = low, high, limit
         self._sample: list[float] = []
         self._stride = 1
         self._n = 0
         self.invalid = 0
         self.without_session = 0
         self.sums = np.zeros(2)  # of the finite units and of their squares
+        self.blocks = Blocks(block_ticks, state["blocks"] if state else None)
         if state is not None:
             self._sample = state["sample"].tolist()
             self._stride, self._n = state["stride"], state["n"]
@@ -54,16 +62,28 @@ class SampleReference:
         self.sums += (finite.sum(), (finite * finite).sum())
         self._sample += taken[-self._n % self._stride :: self._stride].tolist()
         self._n += len(taken)
-        while len(self._sample) > MAX_SAMPLE:
+        while len(self._sample) > self._limit:
             self._sample = self._sample[::2]
             self._stride *= 2
+        if self.without_session:
+            self.blocks.add(taken)
 
     def sorted(self) -> Floats:
         return np.sort(np.array(self._sample))
 
+    def unsettled(self) -> Insufficient | None:
+        """Too little time has passed to see how units without a session depend on each other."""
+        blocks = len(self.blocks)
+        if not self.without_session or blocks >= MIN_BLOCKS:
+            return None
+        need = max(self._n + 1, self._n * MIN_BLOCKS // max(1, blocks))
+        text = "too few minutes to see how requests without a session id depend on each other; sessions need fewer"
+        return Insufficient(text, self._n, need)
+
     def digest(self) -> str:
         """A hash of what was seen."""
-        return blake2b(self.sorted().tobytes() + f"{self._n},{self.invalid}".encode(), digest_size=16).hexdigest()
+        counts = f"{self._n},{self.invalid},{self.blocks.deff().tolist()}"
+        return blake2b(self.sorted().tobytes() + counts.encode(), digest_size=16).hexdigest()
 
     def snapshot(self) -> State:
         return {
@@ -73,6 +93,7 @@ class SampleReference:
             "invalid": self.invalid,
             "without_session": self.without_session,
             "sums": self.sums.copy(),
+            "blocks": self.blocks.snapshot(),
         }
 
 
@@ -80,6 +101,7 @@ class ScalarBaseline(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     n: int  # units in the reference
     guarantee: Guarantee
+    deff: float = 1.0  # logs of factors are divided by it: units without a session depend on each other
 
 
 B = TypeVar("B", bound=ScalarBaseline)
@@ -119,6 +141,7 @@ class ScalarDetector(ABC, Generic[B]):
 
     _low = 0.0
     _high = np.inf
+    _limit = MAX_SAMPLE  # of a reference's sample
 
     def __init__(
         self,
@@ -130,6 +153,7 @@ class ScalarDetector(ABC, Generic[B]):
         recovery: RecoveryConfig,
     ) -> None:
         self.name = name
+        self.baseline_type = baseline
         self._budget = budget
         self._engine = Engine(bets, recovery_bets, budget, recovery)
         self._baselines: Opened[B] = Opened(baseline)
@@ -156,11 +180,15 @@ class ScalarDetector(ABC, Generic[B]):
     def _shown(self, slot: int, mean: float, run: Run | None) -> dict[str, Any]:
         """Value, baseline, effect and its interval for a mean of the statistic."""
 
+    def _seen(self, slot: Slots, x: Floats) -> Floats:
+        """What is shown of the statistics of valid units: its mean becomes the value."""
+        return x
+
     def _configure(self, slot: int, baseline: B) -> None:
         """Prepare what is derived from a slot's baseline."""
 
     def reference(self, state: State | None = None) -> SampleReference:
-        return SampleReference(self._low, self._high, state)
+        return SampleReference(self._low, self._high, state, self._limit, self._budget.ticks(BLOCK_S))
 
     def open(self, baseline: B, slot: int | None = None) -> int:
         slot = self._engine.open(slot)
@@ -170,15 +198,20 @@ class ScalarDetector(ABC, Generic[B]):
         return slot
 
     def update(self, batch: TickBatch, tick: int) -> Transitions:
+        if not len(batch.slot):
+            return self._engine.idle(tick)
         valid = (batch.value >= self._low) & (batch.value <= self._high)
         slot, value, session = batch.slot, batch.value, batch.session
         if not valid.all():
             np.add.at(self._counts["invalid"], slot[~valid], 1)
             slot, value, session = slot[valid], value[valid], session[valid]
         x = self._statistic(slot, value)
-        slots, index = np.unique(slot, return_inverse=True)
-        units = np.bincount(index, minlength=len(slots)).astype(np.int64)
-        sums: Floats = np.stack([np.bincount(index, x, len(slots)), np.bincount(index, x * x, len(slots))], axis=1)
+        of_slot = np.bincount(slot, minlength=len(self._counts))
+        slots = np.flatnonzero(of_slot)
+        units = of_slot[slots]
+        index = (np.cumsum(of_slot > 0) - 1)[slot]
+        seen = self._seen(slot, x)
+        sums: Floats = np.stack([np.bincount(index, seen, len(slots)), np.bincount(index, seen**2, len(slots))], axis=1)
         self._counts["units"][slots] += units
         np.add.at(self._counts["without_session"], slot[session == NO_SESSION], 1)
         recent = np.stack([units, sums[:, 0]], axis=1)
@@ -205,7 +238,12 @@ class ScalarDetector(ABC, Generic[B]):
             n_not_scored=invalid,
             guarantee=baseline.guarantee if independent else "none",
             since_tick=run.since_tick if run else None,
-            note=" ".join(filter(None, [self._note(baseline), f"{invalid} invalid units." if invalid else ""])),
+            note=" ".join(
+                filter(
+                    None,
+                    [self._note(baseline), note(baseline.deff), f"{invalid} invalid units." if invalid else ""],
+                )
+            ),
             **({} if mean is None else self._shown(slot, float(mean), run)),
         )
 

@@ -1,4 +1,5 @@
-"""What applications publish to the events topic: a tagged union of `trace`, `score`, `release` and `tick`.
+"""What applications publish to the events topic: a tagged union of `trace`, `score` and `release`; and what Driftline
+itself writes there: `tick` and `baseline_set`.
 
 A record's value is one JSON object or an array of them, keyed by the app. Names follow the OpenTelemetry GenAI
 conventions with the `gen_ai.` prefix dropped and dots turned into underscores. Unknown fields are ignored, so a newer
@@ -11,6 +12,8 @@ from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
+
+from driftline.schemas.baselines import Baseline
 
 MICROSECONDS = 1_000_000
 EARLIEST_TS = 1_577_836_800 * MICROSECONDS  # 2020-01-01: anything earlier is a unit mix-up, not an LLM call
@@ -128,5 +131,20 @@ class Tick(msgspec.Struct, tag="tick", tag_field="type", kw_only=True, omit_defa
     source: Ref = ""
 
 
-Event: TypeAlias = Trace | Score | Release | Tick
-EVENT_TYPES: tuple[type, ...] = (Trace, Score, Release, Tick)
+class BaselineSet(msgspec.Struct, tag="baseline_set", tag_field="type", kw_only=True, omit_defaults=True, gc=False):
+    """From `ts` on the detector holds the app's component against this baseline. A record of the log, so a replay
+    changes baselines at the same place. Written by `driftline baseline fit`."""
+
+    app: Name
+    ts: Timestamp
+    id: Id
+    baseline: Baseline
+
+    @property
+    def key(self) -> str:
+        return self.id
+
+
+Event: TypeAlias = Trace | Score | Release | Tick | BaselineSet
+EVENT_TYPES: tuple[type, ...] = (Trace, Score, Release, Tick, BaselineSet)
+CONTROLS = (Tick, BaselineSet)  # what is said to Driftline, not about an app: neither stored as events nor counted

@@ -9,11 +9,12 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from driftline.schemas.events import Tick
+from driftline.schemas.baselines import Baseline as Baseline
+from driftline.schemas.baselines import Guarantee as Guarantee
+from driftline.schemas.events import BaselineSet, Tick
 from driftline.schemas.topics import Topics
 
 Severity: TypeAlias = Literal["critical", "error", "warning", "info"]
-Guarantee: TypeAlias = Literal["stated", "approximate", "none"]
 
 
 class Quantiles(msgspec.Struct, frozen=True, gc=False):
@@ -83,14 +84,14 @@ class Evidence(msgspec.Struct, tag="evidence", tag_field="type", kw_only=True, g
     id: str
     app: str
     release: str
-    detector: str  # error_rate, latency_p99, ttft_p99, cost_p99, quality, embedding_drift
+    detector: str  # such as error_rate, latency_p99, finish_reason, quality, embedding_drift
     component: str  # what of the stream: a score's name, "prompt" or "response", "" where there is one only
     ts: int
     revision: int
     state: EvidenceState
     log_e: float | None  # natural log of the e-process; None for tests that are not e-processes
     log_p: float | None
-    threshold: float  # of log_e (alarm at or above), or of log_p (alarm at or below)
+    threshold: float  # of log_e (alarm at or above), of log_p (at or below), or of a rule's value (beyond)
     value: float | None  # the statistic now, in the stream's own unit
     baseline: float | None  # the same of the reference
     effect: float | None  # value relative to baseline: 0.1 is 10 % above
@@ -222,12 +223,12 @@ class DeadLetter(msgspec.Struct, tag="dead_letter", tag_field="type", kw_only=Tr
     key: bytes | None = None
 
 
-Result: TypeAlias = WindowStats | LeftOut | Evidence | Alert | RollbackSignal | BreakerSignal
+Result: TypeAlias = WindowStats | LeftOut | Evidence | Alert | RollbackSignal | BreakerSignal | Baseline
 RESULT_TYPES: tuple[type, ...] = (
-    *(WindowStats, LeftOut, Evidence, Alert, RollbackSignal, BreakerSignal),
+    *(WindowStats, LeftOut, Evidence, Alert, RollbackSignal, BreakerSignal, Baseline),
     *(Progress, DeadLetter),
 )
-EmbeddingEvent: TypeAlias = Embedding | Tick
+EmbeddingEvent: TypeAlias = Embedding | Tick | BaselineSet
 
 
 def result_types(topics: Topics) -> dict[str, Any]:
@@ -238,5 +239,6 @@ def result_types(topics: Topics) -> dict[str, Any]:
         topics.alerts: Alert,
         topics.rollbacks: RollbackSignal,
         topics.breakers: BreakerSignal,
+        topics.baselines: Baseline,
         topics.dlq: DeadLetter,
     }

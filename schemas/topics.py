@@ -38,6 +38,7 @@ class Topics:
         self.alerts = f"{prefix}.alerts"
         self.rollbacks = f"{prefix}.rollbacks"
         self.breakers = f"{prefix}.breakers"
+        self.baselines = f"{prefix}.baselines"
         self.progress = f"{prefix}.progress"
         self.dlq = f"{prefix}.dlq"
 
@@ -46,10 +47,14 @@ class Topics:
 
     def all(self) -> list[Topic]:
         return [
-            Topic(self.events, "traces, scores, releases and ticks (JSON, object or array)", max_message_bytes=LARGE),
+            Topic(
+                self.events,
+                "traces, scores, releases, ticks and fitted baselines (JSON, object or array)",
+                max_message_bytes=LARGE,
+            ),
             Topic(
                 self.embeddings,
-                "embeddings of sampled traces (MessagePack)",
+                "embeddings of sampled traces, ticks and baselines (MessagePack)",
                 retention_ms=DAY_MS,
                 max_message_bytes=LARGE,
             ),
@@ -58,6 +63,7 @@ class Topics:
             Topic(self.alerts, "Alert transitions (JSON)", retention_ms=30 * DAY_MS),
             Topic(self.rollbacks, "RollbackSignal (JSON)", retention_ms=30 * DAY_MS),
             Topic(self.breakers, "BreakerSignal (JSON)"),
+            Topic(self.baselines, "Baseline (JSON), the newest of each", "compact", max_message_bytes=LARGE),
             Topic(self.progress, "Progress of each role (JSON)", retention_ms=HOUR_MS),
             Topic(self.dlq, "DeadLetter (JSON)", retention_ms=30 * DAY_MS, max_message_bytes=2 * LARGE),
             *(

@@ -20,7 +20,7 @@ from tenacity import AsyncRetrying, before_sleep_log, retry_if_exception, wait_r
 
 from driftline.schemas.clock import Clock, SystemClock
 from driftline.schemas.codec import Decoded, DecodeError, decode, decode_events, encode
-from driftline.schemas.events import Event, Tick, Trace
+from driftline.schemas.events import CONTROLS, Event, Trace
 from driftline.schemas.ids import stable_id
 from driftline.schemas.results import DeadLetter, result_types
 from driftline.schemas.topics import LARGE, Topics
@@ -97,7 +97,7 @@ class Batch:
         self.events[record.topic] += len(decoded.events) + len(decoded.rejects)
         positions: dict[str, list[int]] = {}
         for position, row in enumerate(decoded.events):
-            if isinstance(row, Tick):
+            if isinstance(row, CONTROLS):
                 continue
             if isinstance(row, TraceRow):
                 settle_cost(row, None if row.cost_usd is not None else cost_usd(row))

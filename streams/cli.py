@@ -13,7 +13,9 @@ from rich.logging import RichHandler
 from rich.table import Table
 
 from driftline.schemas.errors import ConfigError, DriftlineError
+from driftline.streams.baselines.commands import baseline_group
 from driftline.streams.operate.commands import dlq_group, reconcile_command, replay_command
+from driftline.streams.report.commands import report_command
 from driftline.streams.roles import ROLES
 from driftline.streams.settings import Settings, load_settings
 from driftline.streams.supervisor import EXIT_CONFIG
@@ -203,7 +205,7 @@ def migrate(ctx: click.Context) -> None:
     console.print("\n".join(f"applied {name}" for name in applied) or "up to date")
 
 
-for command in (reconcile_command, dlq_group, replay_command):
+for command in (reconcile_command, dlq_group, replay_command, baseline_group, report_command):
     main.add_command(command)
 
 if __name__ == "__main__":

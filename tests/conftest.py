@@ -6,11 +6,15 @@ import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from driftline.streams.embedded_kafka import EmbeddedKafka
 from driftline.streams.runtime.config import KafkaConfig
 from tests.brokers import ApacheKafka, Broker, Kafka, find_free_port
+
+hypothesis.settings.register_profile("driftline", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("driftline")
 
 
 @pytest.fixture

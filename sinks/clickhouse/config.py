@@ -12,7 +12,7 @@ class RetentionConfig(Config):
 
     events_days: int = Field(default=90, ge=1)  # traces and scores: the bulk, and they hold what users wrote
     results_days: int = Field(default=400, ge=1)  # windows and evidence: a year on year comparison
-    decisions_days: int = Field(default=1100, ge=1)  # of releases, alerts, rollbacks, breakers: audits ask
+    decisions_days: int = Field(default=1100, ge=1)  # of releases, alerts, rollbacks, breakers, baselines: audits ask
     dead_letters_days: int = Field(default=30, ge=1)  # long enough to repair and send again
 
 

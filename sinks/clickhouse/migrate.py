@@ -118,7 +118,7 @@ def _apply_retention(client: Client, retention: RetentionConfig) -> None:
     days = {
         **dict.fromkeys(("traces", "scores"), retention.events_days),
         **dict.fromkeys(("windows", "left_out", "evidence"), retention.results_days),
-        **dict.fromkeys(("releases", "alerts", "rollbacks", "breakers"), retention.decisions_days),
+        **dict.fromkeys(("releases", "alerts", "rollbacks", "breakers", "baselines"), retention.decisions_days),
         "dead_letters": retention.dead_letters_days,
     }
     tables = client.query("SELECT name, engine_full FROM system.tables WHERE database = currentDatabase()").result_rows

@@ -12,9 +12,10 @@ from typing import Any, TypeAlias
 import msgspec
 
 from driftline.schemas.codec import EventDecoder
-from driftline.schemas.events import Release, Score, Tick, Trace
+from driftline.schemas.events import BaselineSet, Release, Score, Tick, Trace
 from driftline.schemas.results import (
     Alert,
+    Baseline,
     BreakerSignal,
     DeadLetter,
     Evidence,
@@ -45,7 +46,7 @@ class ReleaseRow(Release, tag="release", tag_field="type", kw_only=True, omit_de
 EventRow: TypeAlias = TraceRow | ScoreRow | ReleaseRow
 Row: TypeAlias = EventRow | dict[str, Any]
 
-decode_rows: EventDecoder[EventRow | Tick] = EventDecoder(EventRow | Tick)
+decode_rows: EventDecoder[EventRow | Tick | BaselineSet] = EventDecoder(EventRow | Tick | BaselineSet)
 """Takes and refuses what `schemas.codec.decode_events` does. Each row is complete after `complete_row`."""
 
 _RESULTS: dict[type, tuple[str, tuple[str, ...]]] = {  # table, and which fields are times
@@ -55,6 +56,7 @@ _RESULTS: dict[type, tuple[str, tuple[str, ...]]] = {  # table, and which fields
     Alert: ("alerts_raw", ("ts", "since", "fired_at", "resolved_at")),
     RollbackSignal: ("rollbacks_raw", ("decided_at",)),
     BreakerSignal: ("breakers_raw", ("at",)),
+    Baseline: ("baselines_raw", ("at", "from_ts", "to_ts", "fitted_at")),
     DeadLetter: ("dead_letters_raw", ()),
 }
 

@@ -28,6 +28,7 @@ OVERRIDES = {
     "DRIFTLINE_TICKS__ENABLED": "false",
     "DRIFTLINE_NOTIFY__DRY_RUN": "true",
     "DRIFTLINE_DETECTORS__BUDGET__TICK_S": "5",  # 25 requests a step; a step a second is for busier apps
+    "DRIFTLINE_DETECTORS__EMBEDDING_DRIFT__CHAINS": "250",  # a second for a baseline's thresholds, at some precision
     "DRIFTLINE_EMBED__THREADS": "2",  # at first every text is new and everybody waits for its embedding
     "DRIFTLINE_EMBED__SAMPLE__RATE": "1.0",
     "DRIFTLINE_EMBED__SAMPLE__BUDGET": "100000",

@@ -23,6 +23,7 @@ from driftline.schemas.errors import DriftlineError
 from driftline.schemas.events import MICROSECONDS, Release, Tick, Trace
 from driftline.schemas.results import (
     Alert,
+    Baseline,
     BreakerSignal,
     Evidence,
     LeftOut,
@@ -270,4 +271,6 @@ def _moment(result: Result) -> tuple[int, str, str]:
         return result.decided_at, "rollback", result.id
     if isinstance(result, BreakerSignal):
         return result.at, "breaker", result.id
+    if isinstance(result, Baseline):
+        return result.at, "baseline", result.id
     return result.ts, type(result).__name__, result.id

@@ -7,7 +7,7 @@ from typing import TypeAlias
 import msgspec
 
 from driftline.schemas import codec
-from driftline.schemas.events import Tick, Trace
+from driftline.schemas.events import BaselineSet, Tick, Trace
 from driftline.schemas.results import Embedding, EmbeddingEvent
 from driftline.schemas.topics import Topics
 from driftline.streams.embed.config import EmbedConfig
@@ -19,7 +19,7 @@ ITEMS_PER_RECORD = 128  # a quarter of a megabyte of 384 dimensions; far below t
 
 LEFT_OUT = ("without_text", "not_sampled", "undecodable")  # the reasons that are counted
 
-_Taken: TypeAlias = Trace | Tick
+_Taken: TypeAlias = Trace | Tick | BaselineSet
 
 
 class _State(msgspec.Struct):
@@ -29,7 +29,8 @@ class _State(msgspec.Struct):
 
 
 class EmbedFold:
-    """Embeds prompt and response of the sampled traces. Ticks go on in their place, after all that came before them."""
+    """Embeds prompt and response of the sampled traces. Ticks and baselines go on in their place,
+    after all that came before them."""
 
     def __init__(self, config: EmbedConfig, topic: str, embedder: Embedder, snapshot: bytes | None = None) -> None:
         state = codec.unpack(snapshot, _State) if snapshot else _State(None, SamplerState())
@@ -53,7 +54,7 @@ class EmbedFold:
         texts = [text for item in taken if isinstance(item, Trace) for text in (item.input_text, item.output_text)]
         vectors = iter(await self._embedder.embed(texts))
         items: list[EmbeddingEvent] = [
-            item if isinstance(item, Tick) else self._embedding(item, next(vectors), next(vectors)) for item in taken
+            self._embedding(item, next(vectors), next(vectors)) if isinstance(item, Trace) else item for item in taken
         ]
         return [
             Output(self._topic, None, codec.pack(items[i : i + ITEMS_PER_RECORD]))
@@ -79,6 +80,8 @@ class EmbedFold:
             elif isinstance(event, Tick) and (self._watermark is None or event.ts > self._watermark):
                 self._watermark = event.ts
                 self._sampler.advance(event.ts)
+                taken.append(event)
+            elif isinstance(event, BaselineSet):
                 taken.append(event)
         return taken
 

@@ -8,6 +8,7 @@ from driftline.detectors.config import BudgetConfig
 from driftline.schemas.clock import utc
 from driftline.schemas.ids import stable_id
 from driftline.schemas.results import Alert, Severity
+from driftline.streams.monitor.scalars import published
 from driftline.streams.monitor.watch import Stream
 
 
@@ -17,6 +18,18 @@ class Rule:
     subject: str  # with {component}
     show: Callable[[float], str]
     action: str
+    margin: float = 0.0  # of the effect: an alarm whose interval comes nearer to no change is only told as `info`
+
+
+@dataclass(frozen=True)
+class Wording:
+    """The whole text of an alert."""
+
+    severity: Severity
+    summary: str
+    description: str
+    action: str
+    false_alarms: str
 
 
 def _percent(value: float) -> str:
@@ -25,6 +38,14 @@ def _percent(value: float) -> str:
 
 def _number(value: float) -> str:
     return f"{value:.3g}"
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:.3g} ms" if value < 1000 else f"{value / 1000:.3g} s"
+
+
+def _dollars(value: float) -> str:
+    return f"${value:.2g}"
 
 
 def _relative(value: float) -> str:
@@ -64,6 +85,75 @@ RULES: dict[str, Rule] = {
         "Read the lowest-scored answers since then in driftline.traces joined with driftline.scores; if a release or "
         "prompt changed, roll it back.",
     ),
+    "quality_pit": Rule(
+        "error",
+        "{component} scores",
+        _number,
+        "Read the lowest-scored answers since then in driftline.traces joined with driftline.scores; if a release or "
+        "prompt changed, roll it back.",
+    ),
+    "judge_drift": Rule(
+        "warning",
+        "{component} scores of fixed answers (golden set) against their first scores",
+        _number,
+        "The judge itself has changed, so alarms of quality on its scores are held back: look at the judge's model, "
+        "prompt and rubric; when the change was meant, fit new baselines.",
+    ),
+    "latency_drift": Rule(
+        "warning",
+        "typical latency",
+        _milliseconds,
+        "Compare latency by model in driftline.windows, and with output_tokens_drift: longer answers take longer.",
+        margin=0.1,
+    ),
+    "ttft_drift": Rule(
+        "warning",
+        "typical time to the first token",
+        _milliseconds,
+        "Check the provider's status and queueing, and prompt lengths.",
+        margin=0.1,
+    ),
+    "input_tokens_drift": Rule(
+        "info",
+        "typical number of input tokens",
+        _number,
+        "Users, retrieval or the prompt have changed: compare driftline.traces by prompt_version before and after.",
+    ),
+    "output_tokens_drift": Rule(
+        "info",
+        "typical number of output tokens",
+        _number,
+        "Answers have changed in length: compare driftline.traces by prompt_version and model before and after.",
+    ),
+    "cost_drift": Rule(
+        "warning",
+        "typical cost of a request",
+        _dollars,
+        "See which of tokens, model and price moved: input_tokens_drift, output_tokens_drift, and driftline.windows by "
+        "model.",
+        margin=0.1,
+    ),
+    "finish_reason": Rule(
+        "warning",
+        "share of answers that finish with “{part}”",
+        _percent,
+        "Compare driftline.traces by finish_reasons before and after: “length” is cut off (raise the limit of output "
+        "tokens, or look at prompts that grew), “content_filter” refused; a new reason may be a new model version.",
+    ),
+    "error_type": Rule(
+        "warning",
+        "share of requests with “{part}”",
+        _percent,
+        "Read the failed requests in driftline.traces by error_type, provider and model; a code that is new comes from "
+        "a new version of the app, its SDK or the provider.",
+    ),
+    "invalid_rate": Rule(
+        "warning",
+        "share of requests without valid {component}",
+        _percent,
+        "Detectors no longer see these requests: look at the last release of the app and its SDK; read the requests "
+        "without it in driftline.traces.",
+    ),
     "embedding_drift": Rule(
         "warning",
         "distribution of {component}s",
@@ -74,7 +164,30 @@ RULES: dict[str, Rule] = {
 
 
 def false_alarms(budget: BudgetConfig) -> str:
-    return f"at most {budget.false_alarms:g} false alarm in {budget.per_days:g} days over the whole installation"
+    alarms = f"{budget.false_alarms:g} false alarm{'' if budget.false_alarms == 1 else 's'}"
+    return f"at most {alarms} in {budget.per_days:g} days over an installation of {budget.streams:,} streams"
+
+
+def wording(
+    rule: str, stream: Stream, measurement: Measurement, since: int, budget: BudgetConfig, contributors: Sequence[str]
+) -> Wording:
+    """Of a detector's alert."""
+    rule, stream = published(rule, stream)
+    return Wording(
+        severity=_severity(RULES[rule], measurement),
+        summary=_summary(rule, stream, measurement, since),
+        description=_description(rule, measurement, contributors),
+        action=RULES[rule].action,
+        false_alarms=false_alarms(budget)
+        if measurement.guarantee == "stated"
+        else f"not guaranteed ({measurement.guarantee})",
+    )
+
+
+def _severity(rule: Rule, m: Measurement) -> Severity:
+    bounds = [bound for bound in (m.effect_low, m.effect_high) if bound is not None] or [m.effect or 0.0]
+    large = min(bounds) >= rule.margin or max(bounds) <= -rule.margin
+    return rule.severity if large or not rule.margin else "info"
 
 
 def firing(
@@ -86,7 +199,7 @@ def firing(
     since: int,
     revision: int,
     measurement: Measurement,
-    budget: BudgetConfig,
+    wording: Wording,
     contributors: Sequence[str],
     evidence_id: str,
 ) -> Alert:
@@ -99,25 +212,23 @@ def firing(
         rule=rule,
         component=stream.component,
         state="firing",
-        severity=RULES[rule].severity,
+        severity=wording.severity,
         episode=episode,
         ts=at,
         since=since,
         fired_at=at,
         resolved_at=None,
         revision=revision,
-        summary=_summary(rule, stream, measurement, since),
-        description=_description(rule, measurement, contributors),
-        action=RULES[rule].action,
+        summary=wording.summary,
+        description=wording.description,
+        action=wording.action,
         value=measurement.value,
         baseline=measurement.baseline,
         effect=measurement.effect,
         effect_low=measurement.effect_low,
         effect_high=measurement.effect_high,
         n_events=measurement.n_events,
-        false_alarms=false_alarms(budget)
-        if measurement.guarantee == "stated"
-        else f"not guaranteed ({measurement.guarantee})",
+        false_alarms=wording.false_alarms,
         contributors=list(contributors),
         labels={"app": stream.app, "release": stream.release, "rule": rule, "component": stream.component},
         evidence_id=evidence_id,
@@ -143,13 +254,13 @@ def clock_time(micros: int) -> str:
     return utc(micros).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
-def _where(stream: Stream) -> str:
+def where(stream: Stream) -> str:
     return f"{stream.app} {stream.release}".strip()
 
 
 def _summary(rule: str, stream: Stream, m: Measurement, since: int) -> str:
     show = RULES[rule].show
-    subject = RULES[rule].subject.format(component=stream.component or "overall")
+    subject = RULES[rule].subject.format(component=stream.component or "overall", part=m.part)
     if rule == "embedding_drift":
         moved = "moved away from the reference"
     elif m.value is not None and m.baseline is not None:
@@ -158,7 +269,7 @@ def _summary(rule: str, stream: Stream, m: Measurement, since: int) -> str:
         moved = show(m.value)
     else:
         moved = "changed"
-    return f"{_where(stream)}: {subject} {moved}, since {clock_time(since)}"
+    return f"{where(stream)}: {subject} {moved}, since {clock_time(since)}"
 
 
 def _description(rule: str, m: Measurement, contributors: Sequence[str]) -> str:

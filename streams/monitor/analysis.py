@@ -1,8 +1,9 @@
 """What happens at a tick: the events it closes go, in canonical order, to detectors, breakers and canary tests; what
 these find becomes evidence, alerts, breaker changes and rollback verdicts."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,8 +11,10 @@ from driftline.detectors.base import State
 from driftline.detectors.config import DetectorsConfig
 from driftline.detectors.registry import make
 from driftline.detectors.units import FirstEvents, SessionMeans
-from driftline.schemas.events import MICROSECONDS, Release
+from driftline.schemas.events import MICROSECONDS, BaselineSet, Release
 from driftline.schemas.results import Result
+from driftline.streams.monitor import golden, missing, mix, scalars
+from driftline.streams.monitor.baselines import NEW_BASELINE, Baselines
 from driftline.streams.monitor.breakers import ProviderBreakers
 from driftline.streams.monitor.canaries import Canaries
 from driftline.streams.monitor.columns import (
@@ -29,27 +32,46 @@ from driftline.streams.monitor.columns import (
 from driftline.streams.monitor.config import MonitorConfig
 from driftline.streams.monitor.contributors import Contributors
 from driftline.streams.monitor.incidents import Incidents
-from driftline.streams.monitor.watch import Streams, Transition, Units, Watch
+from driftline.streams.monitor.new_codes import NewCodes
+from driftline.streams.monitor.rules.board import Board
+from driftline.streams.monitor.rules.part import Context
+from driftline.streams.monitor.silence import Silences, active_apps
+from driftline.streams.monitor.watch import Places, Stream, Streams, Transition, Units, Watch
+from driftline.streams.monitor.windows import Closed
 
-TRACE_RULES = ("error_rate", "latency_p99", "ttft_p99", "cost_p99")
-RULES = (*TRACE_RULES, "quality")
+TRACE_RULES = ("error_rate", "latency_p99", "ttft_p99", "cost_p99", "finish_reason", "error_type")
+SCORE_RULES = ("quality", "quality_pit")
+RULES = (*TRACE_RULES, *SCORE_RULES, "invalid_rate", scalars.BANK, golden.RULE)
 NANO = 1_000_000_000
 
 
 class Analysis:
     """All detection of one partition of the events topic."""
 
-    def __init__(self, config: MonitorConfig, detectors: DetectorsConfig, state: State | None = None) -> None:
+    def __init__(
+        self,
+        config: MonitorConfig,
+        detectors: DetectorsConfig,
+        spending: Callable[[str, str, int], dict[str, list[int]]],
+        state: State | None = None,
+        watch: type[Watch] = Watch,
+    ) -> None:
+        """spending: `Windows.spending`."""
         state = state or {}
+        self._spending = spending
         self._config = config
         self._tick_us = round(detectors.budget.tick_s * MICROSECONDS)
+        self._remainder_ticks = detectors.budget.ticks(config.windows.lateness_s)
         self._streams = Streams(state.get("streams"))
         watches = state.get("watches", {})
-        self._watches = {
-            name: Watch(make(name, detectors), self._streams, detectors.budget.streams, watches.get(name))
-            for name in RULES
-        }
+        places = Places(detectors.budget)
+        self._watches = {name: watch(make(name, detectors), self._streams, places, watches.get(name)) for name in RULES}
         self._incidents = Incidents(detectors.budget, state.get("incidents"))
+        self._notices = Incidents(detectors.budget, state.get("notices"))  # what no detector says: outside the budget
+        self._silences = Silences(config.silence, detectors.budget.tick_s, self._notices, state.get("silences"))
+        self._new_codes = NewCodes(config.new_codes, self._notices, state.get("new_codes"))
+        self._golden = golden.Golden(state.get("golden"))
+        self._score_range = detectors.quality.low, detectors.quality.high
         self._first = FirstEvents(detectors.units)
         self._means = SessionMeans(detectors.units)
         if "first" in state:
@@ -58,6 +80,12 @@ class Analysis:
         self._contributors = Contributors(state.get("contributors"))
         self._breakers = ProviderBreakers(detectors.breaker, state.get("breakers"))
         self._canaries = Canaries(config.quality_score, detectors.canary, state.get("canaries"))
+        self._baselines = Baselines(detectors, state.get("baselines_refused", 0))
+        self._relearn: dict[str, _Promotion] = {
+            app: _Promotion(*promotion) for app, promotion in state.get("relearn", [])
+        }
+        context = Context(self._canaries.is_stable, self._contributors_of)
+        self._board = Board(config, detectors.budget, context, state.get("board"))
         self._next_tick: int | None = state.get("next_tick")
         self._reported: int = state.get("reported", 0)
 
@@ -66,11 +94,18 @@ class Analysis:
             "streams": self._streams.snapshot(),
             "watches": {name: watch.snapshot() for name, watch in self._watches.items()},
             "incidents": self._incidents.snapshot(),
+            "notices": self._notices.snapshot(),
+            "silences": self._silences.snapshot(),
+            "new_codes": self._new_codes.snapshot(),
+            "golden": self._golden.snapshot(),
             "first": self._first.snapshot(),
             "means": self._means.snapshot(),
             "contributors": self._contributors.snapshot(),
             "breakers": self._breakers.snapshot(),
             "canaries": self._canaries.snapshot(),
+            "baselines_refused": self._baselines.refused,
+            "relearn": [[app, list(promotion)] for app, promotion in sorted(self._relearn.items())],
+            "board": self._board.snapshot(),
             "next_tick": self._next_tick,
             "reported": self._reported,
         }
@@ -78,9 +113,20 @@ class Analysis:
     @property
     def counters(self) -> dict[str, int]:
         return {
+            "baselines_refused": self._baselines.refused,
             "streams_over_limit": sum(watch.over_limit for watch in self._watches.values()),
+            "rules_over_limit": self._board.over_limit,
             "sessions_forgotten": self._first.overflow + self._means.overflow + self._canaries.sessions_forgotten,
         }
+
+    def close(self, windows: Sequence[Closed], closing: int, revision: int) -> list[Result]:
+        """What rules make of the windows that a tick has closed or corrected, after `advance` took its events."""
+        return list(self._board.close(windows, closing, revision))
+
+    @property
+    def watches(self) -> Mapping[str, Watch]:
+        """By detector."""
+        return self._watches
 
     def advance(
         self,
@@ -89,6 +135,7 @@ class Analysis:
         scores: Scores,
         score_names: Sequence[ScoreSeries],
         releases: Sequence[Release],
+        baselines: Sequence[BaselineSet],
         until: int,
         revision: int,
     ) -> list[Result]:
@@ -101,9 +148,13 @@ class Analysis:
         results: list[Result] = []
         for release in releases:
             results += self._release(release, revision)
+        for event in baselines:
+            results += self._install(event, revision)
+        self._start_relearning(until)
         by_trace, by_score = self._slices(traces.ts), self._slices(scores.ts)
         stream, learn = self._streams_of(traces.series, ((n.app, n.release, "") for n in trace_names))
         score_stream, _ = self._streams_of(scores.series, ((n.app, n.release, n.name) for n in score_names))
+        is_golden = np.array([n.release == self._config.golden_release for n in score_names], np.bool_)[scores.series]
         for tick in range(self._next_tick, end):
             now = (tick + 1) * self._tick_us
             part, score_part = by_trace.get(tick), by_score.get(tick)
@@ -114,11 +165,20 @@ class Analysis:
             if part is not None:
                 self._contributors.add(its_traces, trace_names)
                 results += self._traces(tick, now, its_traces, stream[part], learn[part], revision)
-            results += self._scores(tick, now, its_scores, score_stream[score_part or _NONE], revision)
+            results += self._silences.step(active_apps(its_traces, trace_names), now, revision)
+            results += self._new_codes.step(its_traces, trace_names, self._knows_error, now, revision)
+            its_stream, of_judge = score_stream[score_part or _NONE], is_golden[score_part or _NONE]
+            if of_judge.any():
+                units = self._golden.units(rows(its_scores, of_judge), its_stream[of_judge])
+                results += self._report(golden.RULE, self._watches[golden.RULE].step(units, tick), revision)
+                its_scores, its_stream = rows(its_scores, ~of_judge), its_stream[~of_judge]
+            results += self._scores(tick, now, its_scores, its_stream, revision)
         if end > self._next_tick:
             for name, watch in self._watches.items():
                 results += self._report(name, watch.advance(end - 1), revision)
             self._next_tick = end
+        for name, watch in self._watches.items():
+            results += [self._baselines.learned(name, fit, revision) for fit in watch.fits()]
         self._contributors.prune(until)
         if until - self._reported >= self._config.evidence_s * MICROSECONDS:
             self._reported = until
@@ -156,13 +216,23 @@ class Analysis:
             "latency_p99": first.latency,
             "ttft_p99": first.ttft,
             "cost_p99": np.where(first.nanousd >= 0, first.nanousd / NANO, np.nan),
+            "finish_reason": mix.finish_reasons(self._watches["finish_reason"].detector, first),
+            "error_type": mix.error_types(self._watches["error_type"].detector, first),
         }
         for name in TRACE_RULES:
             value = values[name]
             known = ~np.isnan(value)
             units = Units(stream[known], value[known], session[known], learn[known])
             results += self._report(name, self._watches[name].step(units, tick), revision)
-        return results
+        units = scalars.units(self._streams, first, stream, session, learn)
+        results += self._report(scalars.BANK, self._watches[scalars.BANK].step(units, tick), revision)
+        units = missing.of_requests(self._streams, first, stream, session, learn)
+        return results + self._report("invalid_rate", self._watches["invalid_rate"].step(units, tick), revision)
+
+    def _knows_error(self, app: str, code: str) -> bool | None:
+        watch = self._watches["error_type"]
+        baseline = watch.baseline(app)
+        return None if baseline is None else mix.knows(watch.detector, baseline, code)
 
     def _scores(self, tick: int, now: int, scores: Scores, stream: Integers, revision: int) -> list[Result]:
         closed = self._means.step(stream, scores.session, scores.value, now)
@@ -170,27 +240,79 @@ class Analysis:
             return []
         learn = np.array([self._canaries.is_stable(*self._streams.names[n][:2]) for n in closed.stream.tolist()])
         units = Units(closed.stream, closed.value, closed.session, learn)
-        return self._report("quality", self._watches["quality"].step(units, tick), revision)
+        lacking = missing.of_scores(self._streams, closed, learn, *self._score_range)
+        results: list[Result] = []
+        for name in SCORE_RULES:
+            results += self._report(name, self._watches[name].step(units, tick), revision)
+        return results + self._report("invalid_rate", self._watches["invalid_rate"].step(lacking, tick), revision)
+
+    def _contributors_of(self, detector: str, app: str, release: str, since: int) -> list[str]:
+        return self._contributors.top(detector, app, release, since, self._config.top_contributors)
 
     def _report(self, rule: str, transitions: Sequence[Transition], revision: int) -> list[Result]:
         results: list[Result] = []
         for transition in transitions:
-            app, release, _ = transition.stream
+            app, release, component = transition.stream
+            if rule in golden.SUPPRESSES and transition.kind == "fired" and self._judge_drifts(app, component):
+                self._watches[rule].dismiss(transition.stream)
+                results += self._incidents.suppress(rule, transition, revision, golden.SUPPRESSED)
+                continue
             since = self._incidents.since(transition)
-            top = self._contributors.top(rule, app, release, since, self._config.top_contributors)
+            told, _ = scalars.published(rule, transition.stream)
+            top = self._contributors.top(told, app, release, since, self._config.top_contributors)
+            if told in ("cost_p99", "cost_drift") and transition.kind == "fired":
+                why = self._board.why_requests_cost(app, since, self._spending(app, release, since))
+                top += [why] * bool(why)
             results += self._incidents.apply(rule, transition, revision, top)
         return results
 
+    def _judge_drifts(self, app: str, score: str) -> bool:
+        return self._incidents.is_firing(golden.RULE, Stream(app, self._config.golden_release, score))
+
     def _release(self, release: Release, revision: int) -> list[Result]:
         self._canaries.release(release)
+        if release.kind == "canary_stop" and release.outcome == "promoted":
+            due = release.ts + self._config.relearn_after_s * MICROSECONDS
+            self._relearn[release.app] = _Promotion(release.release, due, [])
         if release.kind != "canary_stop" or release.outcome == "promoted":
+            for watch in self._watches.values():
+                watch.welcome(release.app, release.release)
             return []
+        until = release.ts // self._tick_us + self._remainder_ticks
         reason = f"{release.release} was taken out of traffic ({release.outcome or 'stopped'})"
         results: list[Result] = []
         for name, watch in self._watches.items():
-            alarmed = watch.forget(release.app, release.release)
+            alarmed = watch.forget(release.app, release.release, until)
             results += self._incidents.abandon(name, alarmed, release.ts, revision, reason)
+        results += self._board.forget(release.app, release.release, release.ts, revision, reason)
         return results
+
+    def _install(self, event: BaselineSet, revision: int) -> list[Result]:
+        assert self._next_tick is not None
+        at = max(event.ts, self._next_tick * self._tick_us)
+        installed = self._baselines.install(event, self._watches, at, revision)
+        if installed is None:
+            return []
+        if installed.baseline.state == "active" and event.app in self._relearn:
+            self._relearn[event.app].fitted.append([event.baseline.detector, event.baseline.component])
+        ended = self._incidents.abandon(event.baseline.detector, installed.alarmed, at, revision, NEW_BASELINE)
+        return [*ended, installed.baseline]
+
+    def _start_relearning(self, now: int) -> None:
+        """After a promotion the old baselines stay for a day, so that what the canary made slightly worse adds up to
+        an alarm; then the new stable release gives its own, as long as nothing is wrong."""
+        for app, promotion in sorted(self._relearn.items()):
+            if promotion.due <= now and not self._incidents.is_open(app):
+                for name, watch in self._watches.items():
+                    keep = [component for detector, component in promotion.fitted if detector == name]
+                    watch.relearn(app, promotion.release, keep)
+                del self._relearn[app]
+
+
+class _Promotion(NamedTuple):
+    release: str
+    due: int  # when its baselines are to be learned anew
+    fitted: list[list[str]]  # detector and component of those that were fitted by hand since: these stay
 
 
 _NONE = slice(0, 0)

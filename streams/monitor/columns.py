@@ -66,6 +66,10 @@ class Traces(NamedTuple):
     share: Floats
     failed: Bools
     error_type: Strings
+    finish_reason: Strings  # the first choice's; "": not known
+    input_tokens: NDArray[np.int32]  # `UNKNOWN` where there are none; larger numbers than fit are cut
+    output_tokens: NDArray[np.int32]
+    counted: Bools  # whether the numbers of input and output tokens are known
     latency: Floats
     ttft: Floats
     nanousd: Integers
@@ -115,6 +119,10 @@ def trace_columns(
         share=floats([t.canary_share for t in traces]),
         failed=np.array([t.status == "error" for t in traces], np.bool_),
         error_type=np.array([t.error_type for t in traces], np.object_),
+        finish_reason=np.array([t.finish_reasons[0] if t.finish_reasons else "" for t in traces], np.object_),
+        input_tokens=_cut(tokens.input),
+        output_tokens=_cut(tokens.output),
+        counted=(tokens.input != UNKNOWN) & (tokens.output != UNKNOWN),
         latency=floats([t.latency_ms for t in traces]),
         ttft=floats([t.ttft_ms for t in traces]),
         nanousd=price(traces, series, names.names, tokens, floats([t.cost_usd for t in traces])),
@@ -153,6 +161,10 @@ def integers(values: Sequence[int | None]) -> Integers:
     if not missing:
         return np.array(values, np.int64)
     return np.nan_to_num(np.array(values, np.float64), nan=UNKNOWN).astype(np.int64)
+
+
+def _cut(counts: Integers) -> NDArray[np.int32]:
+    return np.minimum(counts, np.iinfo(np.int32).max).astype(np.int32)
 
 
 class Groups:

@@ -1,6 +1,15 @@
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from driftline.schemas.config import Config
+from driftline.streams.monitor.rules.config import (
+    CostBudgetConfig,
+    CostSpikeConfig,
+    RuleConfig,
+    SloConfig,
+    refuse_repeated,
+)
 
 
 class WindowConfig(Config):
@@ -17,9 +26,45 @@ class DedupConfig(Config):
     max_keys: int = Field(1_000_000, ge=2, le=1_200_000)  # per partition: 1,500 events/s; 7 bytes each in its state
 
 
+class SilenceConfig(Config):
+    """When an app that sends nothing is stale. False pages are worse than late ones."""
+
+    factor: float = Field(10, ge=1)  # times the 99.9 % quantile of the time between requests
+    least_s: float = Field(60, gt=0)  # at least; shorter gaps are a restart
+    least_rhythm_s: float = Field(1800, gt=0)  # at least, for apps with nights: they don't open on the minute
+    min_requests: int = Field(1000, ge=1000)  # with fewer there is no 99.9 % quantile
+    forget_days: int = Field(7, ge=1)  # a retired app's alert ends
+
+
+class NewCodesConfig(Config):
+    dedup_s: float = Field(86_400, gt=0)  # a code is said again after a day without it
+    open_s: float = Field(600, gt=0)  # what was said is no state that could end; so its alert ends soon
+    most: int = Field(200, ge=1)  # of an app in that time: with more, its codes have ids in them
+
+
 class MonitorConfig(Config):
     windows: WindowConfig = WindowConfig()
     dedup: DedupConfig = DedupConfig()
     evidence_s: int = Field(60, ge=1)  # each live stream's evidence is published this often, and at every change
+    relearn_after_s: int = Field(86_400, ge=0)  # a promoted canary is held against the old baseline for a whole day
+    golden_release: str = "golden"  # scores of this release are of fixed answers, and say whether the judge has changed
     quality_score: str = ""  # the score that decides on canaries; empty: the first one that arrives during the canary
     top_contributors: int = Field(5, ge=0)
+    silence: SilenceConfig = SilenceConfig()
+    new_codes: NewCodesConfig = NewCodesConfig()
+    rules: tuple[RuleConfig, ...] = ()
+    slo: tuple[SloConfig, ...] = ()
+    cost_budget: tuple[CostBudgetConfig, ...] = ()
+    cost_spike: CostSpikeConfig | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        refuse_repeated("rules", [rule.name for rule in self.rules])
+        refuse_repeated("slo", [slo.name for slo in self.slo])
+        refuse_repeated("cost_budget", [budget.name for budget in self.cost_budget])
+        burning = ["slo"] * bool(self.slo) + ["cost_budget"] * any(budget.burn for budget in self.cost_budget)
+        if burning and 300 % self.windows.size_s:
+            raise ValueError(f"windows.size_s must divide 300: {burning[0]} looks at the last five minutes")
+        if self.cost_spike is not None and self.cost_spike.span_s % self.windows.size_s:
+            raise ValueError("windows.size_s must divide cost_spike.span_s")
+        return self

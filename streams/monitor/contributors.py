@@ -18,6 +18,7 @@ _WHOLE = ""  # the total of all labels, also of those that were not kept
 
 Kind = Literal["errors", "slow", "cost"]
 _KIND_OF: dict[str, Kind] = {"error_rate": "errors", "latency_p99": "slow", "ttft_p99": "slow", "cost_p99": "cost"}
+_KIND_OF |= {"latency_drift": "slow", "ttft_drift": "slow", "cost_drift": "cost", "error_type": "errors"}
 
 
 class Contributors:

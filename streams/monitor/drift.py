@@ -3,6 +3,7 @@
 A fold of its own over the embeddings topic, since two topics have no common order.
 """
 
+import asyncio
 from collections import deque
 from collections.abc import Mapping, Sequence
 from itertools import compress
@@ -17,26 +18,37 @@ from driftline.detectors.registry import make
 from driftline.detectors.state import pack
 from driftline.detectors.tscan import EmbeddingDrift
 from driftline.detectors.units import FirstSixteen
+from driftline.detectors.vector_means import VectorMeans
+from driftline.detectors.witness import EmbeddingWitness
 from driftline.schemas.codec import decode_embeddings
-from driftline.schemas.events import MICROSECONDS, Tick
+from driftline.schemas.events import MICROSECONDS, BaselineSet, Tick
 from driftline.schemas.results import Embedding, Result
 from driftline.schemas.topics import Topics
 from driftline.streams.fold import Fold, FoldFactory, Output, Record
+from driftline.streams.monitor.baselines import NEW_BASELINE, Baselines
 from driftline.streams.monitor.config import MonitorConfig
 from driftline.streams.monitor.dedup import RecentKeys
+from driftline.streams.monitor.drift_topics import DriftTopics
 from driftline.streams.monitor.fold import Publisher, load_state
 from driftline.streams.monitor.incidents import Incidents
-from driftline.streams.monitor.watch import Streams, Transition, Units, Watch
+from driftline.streams.monitor.watch import Places, Stream, Streams, Transition, Units, Watch
 
-VERSION = 2  # of the snapshot's layout
+VERSION = 3  # of the snapshot's layout
 RULE = "embedding_drift"
+WITNESS = "embedding_witness"
+DETECTORS = (RULE, WITNESS)  # two ways to see one thing: a stream has one alert, by whichever is first
 COMPONENTS = ("prompt", "response")
 RECENT = 512  # events among which an alert looks for the texts that carry the drift
 
 
 class DriftFold:
     def __init__(
-        self, config: MonitorConfig, detectors: DetectorsConfig, topics: Topics, snapshot: bytes | None
+        self,
+        config: MonitorConfig,
+        detectors: DetectorsConfig,
+        topics: Topics,
+        snapshot: bytes | None,
+        watch: type[Watch] = Watch,
     ) -> None:
         state = load_state(snapshot, "drift fold", VERSION)
         self._config = config
@@ -53,12 +65,17 @@ class DriftFold:
         self._pending: list[Embedding] = _embeddings(state.get("pending"))
         self._recent: deque[Embedding] = deque(_embeddings(state.get("recent")), maxlen=RECENT)
         self._streams = Streams(state.get("streams"))
-        self._watch = self._new_watch(state.get("watch"))
+        self._kind = watch
+        self._watches = self._new_watches(state.get("watches", {}))
+        self._means = self._new_means(state.get("means", {}))
+        self._topics = DriftTopics(state.get("topics"))
         self._sessions = FirstSixteen(detectors.units)
         if "sessions" in state:
             self._sessions.restore(state["sessions"])
         self._incidents = Incidents(detectors.budget, state.get("incidents"))
         self._embed_model: str = state.get("embed_model", "")
+        self._waiting: list[BaselineSet] = msgspec.convert(state.get("waiting", []), list[BaselineSet])
+        self._baselines = Baselines(detectors, state.get("baselines_refused", 0))
 
     @property
     def watermark(self) -> int | None:
@@ -71,9 +88,21 @@ class DriftFold:
             "repeated": self._seen.repeated,
             "ahead_of_time": self._ahead_of_time,
             "dedup_overflow": self._seen.overflow,
-            "streams_over_limit": self._watch.over_limit,
+            "baselines_refused": self._baselines.refused,
+            "streams_over_limit": sum(watch.over_limit for watch in self._watches.values()),
             "sessions_forgotten": self._sessions.overflow,
+            "sessions_cut_short": sum(means.cut_short for means in self._means.values()),
         }
+
+    @property
+    def watches(self) -> Mapping[str, Watch]:
+        """By detector."""
+        return self._watches
+
+    @property
+    def embed_model(self) -> str:
+        """Of the latest embeddings; empty before the first."""
+        return self._embed_model
 
     def snapshot(self) -> bytes:
         return pack(
@@ -87,19 +116,29 @@ class DriftFold:
                 "pending": msgspec.msgpack.encode(self._pending),
                 "recent": msgspec.msgpack.encode(list(self._recent)),
                 "streams": self._streams.snapshot(),
-                "watch": self._watch.snapshot(),
+                "watches": {name: watch.snapshot() for name, watch in self._watches.items()},
+                "topics": self._topics.snapshot(),
+                "means": {component: means.snapshot() for component, means in self._means.items()},
                 "sessions": self._sessions.snapshot(),
                 "incidents": self._incidents.snapshot(),
                 "embed_model": self._embed_model,
+                "waiting": msgspec.to_builtins(self._waiting),
+                "baselines_refused": self._baselines.refused,
             }
         )
 
     async def absorb(self, records: Sequence[Record]) -> list[Output]:
+        """On another thread: making a baseline takes seconds, in which heartbeats go on."""
+        return await asyncio.to_thread(self._absorb, records)
+
+    def _absorb(self, records: Sequence[Record]) -> list[Output]:
         outputs: list[Output] = []
         batch: list[Embedding] = []
         for record in records:
             for item in decode_embeddings(record.value or b""):
-                if not isinstance(item, Tick):
+                if isinstance(item, BaselineSet):
+                    self._take_baseline(item)
+                elif not isinstance(item, Tick):
                     batch.append(item)
                 elif self._watermark is None or item.ts > self._watermark:
                     self._take(batch)
@@ -120,6 +159,30 @@ class DriftFold:
         self._ahead_of_time += int((new & ~timely).sum())
         self._pending += compress(embeddings, timely.tolist())
 
+    def _take_baseline(self, event: BaselineSet) -> None:
+        """The other detectors' are the other fold's."""
+        if event.baseline.detector in DETECTORS:
+            key = digests([f"B{event.app}\x1f{event.id}"])
+            if self._seen.new(key, np.array([event.ts])).all():
+                self._waiting.append(event)
+
+    def _install(self, until: int, revision: int) -> list[Result]:
+        """The fitted baselines whose time has come."""
+        results: list[Result] = []
+        assert self._next_tick is not None
+        for event in sorted((e for e in self._waiting if e.ts < until), key=lambda e: (e.ts, e.key)):
+            at = max(event.ts, self._next_tick * self._tick_us)
+            installed = self._baselines.install(event, self._watches, at, revision, self._embed_model)
+            assert installed is not None
+            if installed.baseline.state == "active":
+                self._embed_model = self._embed_model or event.baseline.embed_model
+                self._name_topics(event.baseline.detector, event.app, event.baseline.component)
+            alone = [stream for stream in installed.alarmed if not self._in_alarm(stream)]
+            results += self._incidents.abandon(RULE, alone, at, revision, NEW_BASELINE)
+            results.append(installed.baseline)
+        self._waiting = [e for e in self._waiting if e.ts >= until]
+        return results
+
     def _tick(self, ts: int, revision: int) -> list[Result]:
         until = (ts - self._grace) // self._tick_us * self._tick_us
         ready = sorted((e for e in self._pending if e.ts < until), key=lambda e: (e.ts, e.key))
@@ -127,7 +190,7 @@ class DriftFold:
         end = until // self._tick_us
         if self._next_tick is None:
             self._next_tick = ready[0].ts // self._tick_us if ready else end
-        results: list[Result] = []
+        results = self._install(until, revision)
         start = 0
         for i, embedding in enumerate(ready):
             tick = self._tick_of(embedding)
@@ -135,11 +198,17 @@ class DriftFold:
                 results += self._step(ready[start : i + 1], tick, revision)
                 start = i + 1
         if end > self._next_tick:
-            results += self._report(self._watch.advance(end - 1), revision)
+            for name, watch in self._watches.items():
+                results += self._report(name, watch.advance(end - 1), revision)
             self._next_tick = end
+        for name, watch in self._watches.items():
+            for fit in watch.fits():
+                results.append(self._baselines.learned(name, fit, revision, self._embed_model))
+                self._name_topics(name, fit.app, fit.component)
         if until - self._reported >= self._config.evidence_s * MICROSECONDS:
             self._reported = until
-            results += self._incidents.readings(RULE, self._watch.readings(), until, revision)
+            for name, watch in self._watches.items():
+                results += self._incidents.readings(RULE, watch.readings(), until, revision, detector=name)
         return results
 
     def _tick_of(self, embedding: Embedding) -> int:
@@ -158,18 +227,19 @@ class DriftFold:
         taken = self._sessions.take(releases, sessions, (tick + 1) * self._tick_us)
         for component in COMPONENTS:
             chosen = [i for i, e in enumerate(embeddings) if taken.mask[i] and getattr(e, component) is not None]
-            if not chosen:
-                continue
             mine = [embeddings[i] for i in chosen]
-            units = Units(
-                np.array([self._streams.number(e.app, e.release, component) for e in mine], dtype=np.int64),
-                _vectors(mine, component),
-                taken.session[chosen],
-                np.array([e.canary_share is None for e in mine], dtype=np.bool_),  # no canary is running
-            )
-            results += self._report(self._watch.step(units, tick), revision)
-        for reference in self._watch.references():
+            stream = np.array([self._streams.number(e.app, e.release, component) for e in mine], dtype=np.int64)
+            learn = np.array([e.canary_share is None for e in mine], dtype=np.bool_)  # no canary is running
+            vectors, session = _vectors(mine, component), taken.session[chosen]
+            units = Units(stream, vectors, session, learn)
+            results += self._report(RULE, self._watches[RULE].step(units, tick), revision)
+            closed = self._means[component].step(stream, session, vectors, learn, self._sessions.open_from)
+            units = Units(closed.stream, closed.value, closed.session, closed.learn)
+            results += self._report(WITNESS, self._watches[WITNESS].step(units, tick), revision)
+        references = self._watches[RULE].references()
+        for reference in references:
             reference.close(self._sessions.open_from)
+            reference.share(len(references))
         return results
 
     def _change_model(self, embed_model: str, tick: int, revision: int) -> list[Result]:
@@ -177,40 +247,79 @@ class DriftFold:
         results: list[Result] = []
         if self._embed_model:
             reason = f"the embedding model changed from {self._embed_model} to {embed_model}"
-            alarmed = [reading.stream for reading in self._watch.readings() if reading.alarm]
+            alarmed = [stream for stream in self._streams.names if self._in_alarm(stream)]
             results += self._incidents.abandon(RULE, alarmed, tick * self._tick_us, revision, reason)
-            self._watch = self._new_watch(None)
+            self._watches = self._new_watches({})
+            self._means = self._new_means({})
+            self._topics = DriftTopics()
             self._recent.clear()
         self._embed_model = embed_model
         return results
 
-    def _new_watch(self, state: Any) -> Watch:
-        return Watch(make(RULE, self._detectors), self._streams, self._detectors.budget.streams, state)
+    def _new_watches(self, states: Mapping[str, Any]) -> dict[str, Watch]:
+        places = Places(self._detectors.budget)
+        return {
+            name: self._kind(make(name, self._detectors), self._streams, places, states.get(name)) for name in DETECTORS
+        }
 
-    def _report(self, transitions: Sequence[Transition], revision: int) -> list[Result]:
+    def _new_means(self, states: Mapping[str, Any]) -> dict[str, VectorMeans]:
+        limit = self._detectors.embedding_witness.max_open
+        return {component: VectorMeans(limit, states.get(component)) for component in COMPONENTS}
+
+    def _in_alarm(self, stream: Stream, but: str = "") -> bool:
+        return any(watch.in_alarm(stream) for name, watch in self._watches.items() if name != but)
+
+    def _report(self, detector: str, transitions: Sequence[Transition], revision: int) -> list[Result]:
+        """An alert begins with the first detector's alarm and ends with the last one's."""
         results: list[Result] = []
         for transition in transitions:
-            top = self._contributors(transition) if transition.kind == "fired" else []
-            results += self._incidents.apply(RULE, transition, revision, top)
+            if self._in_alarm(transition.stream, but=detector):
+                results.append(self._incidents.evidence(detector, transition, revision))
+                continue
+            top: list[str] = []
+            if transition.kind == "fired":
+                top = self._contributors(detector, transition)
+                transition = self._with_topics(transition)
+            results += self._incidents.apply(RULE, transition, revision, top, detector=detector)
         return results
 
-    def _contributors(self, transition: Transition) -> list[str]:
+    def _texts(self, app: str, component: str) -> list[Embedding]:
+        """Recent ones with something to quote."""
+        return [e for e in self._recent if e.app == app and getattr(e, component) is not None and e.excerpt]
+
+    def _name_topics(self, detector: str, app: str, component: str) -> None:
+        baseline = self._watches[RULE].baseline(app, component)
+        if detector == RULE and baseline is not None:
+            texts = self._texts(app, component)
+            self._topics.name((app, component), baseline, _vectors(texts, component), [e.excerpt for e in texts])
+
+    def _with_topics(self, transition: Transition) -> Transition:
+        """What an alert says about topics, if the reference has any."""
+        (app, release, component), m = transition.stream, transition.measurement
+        baseline = self._watches[RULE].baseline(app, component)
+        if baseline is None:
+            return transition
+        since = self._incidents.since(transition)
+        texts = [e for e in self._texts(app, component) if e.release == release and e.ts >= since]
+        told = self._topics.changes((app, component), baseline, _vectors(texts, component))
+        note = " ".join(filter(None, [told, m.note]))
+        return transition._replace(measurement=msgspec.structs.replace(m, note=note))
+
+    def _contributors(self, name: str, transition: Transition) -> list[str]:
         """The recent texts that pull most into the direction of the drift."""
-        stream, detector = transition.stream, self._watch.detector
-        assert isinstance(detector, EmbeddingDrift)
-        recent = [
-            e
-            for e in self._recent
-            if (e.app, e.release) == stream[:2] and getattr(e, stream.component) is not None and e.excerpt
-        ]
+        stream, watch = transition.stream, self._watches[name]
+        assert isinstance(watch.detector, EmbeddingDrift | EmbeddingWitness)
+        recent = [e for e in self._texts(stream.app, stream.component) if e.release == stream.release]
         if not recent:
             return []
-        pull = detector.witness_scores(self._watch.slot(stream), _vectors(recent, stream.component))
+        pull = watch.detector.witness_scores(watch.slot(stream), _vectors(recent, stream.component))
         texts = dict.fromkeys(recent[i].excerpt for i in np.argsort(-pull, kind="stable"))
         return [f"“{text}”" for text in list(texts)[: self._config.top_contributors]]
 
 
 def _vectors(embeddings: Sequence[Embedding], component: str) -> Any:
+    if not embeddings:
+        return np.empty((0, 0))
     raw = b"".join(getattr(e, component) for e in embeddings)
     return np.frombuffer(raw, dtype="<f2").reshape(len(embeddings), -1).astype(np.float64)
 

@@ -12,8 +12,17 @@ from driftline.detectors.digests import Digests, digests
 from driftline.detectors.state import pack, unpack
 from driftline.schemas.codec import decode_events, encode
 from driftline.schemas.errors import PermanentError
-from driftline.schemas.events import MICROSECONDS, Event, Release, Score, Tick, Trace
-from driftline.schemas.results import Alert, BreakerSignal, Evidence, LeftOut, Result, RollbackSignal, WindowStats
+from driftline.schemas.events import MICROSECONDS, BaselineSet, Event, Release, Score, Tick, Trace
+from driftline.schemas.results import (
+    Alert,
+    Baseline,
+    BreakerSignal,
+    Evidence,
+    LeftOut,
+    Result,
+    RollbackSignal,
+    WindowStats,
+)
 from driftline.schemas.topics import Topics
 from driftline.streams.fold import Fold, FoldFactory, Output, Record
 from driftline.streams.monitor.analysis import Analysis
@@ -31,10 +40,11 @@ from driftline.streams.monitor.columns import (
 from driftline.streams.monitor.config import MonitorConfig
 from driftline.streams.monitor.dedup import RecentKeys
 from driftline.streams.monitor.left_out import LeftOuts
+from driftline.streams.monitor.watch import Watch
 from driftline.streams.monitor.windows import Windows
 from driftline.streams.pricing import Pricer
 
-VERSION = 2  # of the snapshot's layout
+VERSION = 3  # of the snapshot's layout
 CHUNK = 1_000  # events that become columns together: enough for arrays to pay, few enough to stay in the cache
 
 
@@ -43,7 +53,13 @@ class MonitorFold:
     A tick closes windows, says what was left out, and gives the events whose time is complete to the detectors."""
 
     def __init__(
-        self, config: MonitorConfig, detectors: DetectorsConfig, topics: Topics, pricer: Pricer, snapshot: bytes | None
+        self,
+        config: MonitorConfig,
+        detectors: DetectorsConfig,
+        topics: Topics,
+        pricer: Pricer,
+        snapshot: bytes | None,
+        watch: type[Watch] = Watch,
     ) -> None:
         state = load_state(snapshot, "monitor", VERSION)
         self._pricer = pricer
@@ -58,7 +74,8 @@ class MonitorFold:
         self._traces = Pending(NO_TRACES, TraceSeries, state.get("traces"))
         self._scores = Pending(NO_SCORES, ScoreSeries, state.get("scores"))
         self._releases: list[Release] = msgspec.convert(state.get("releases", []), list[Release])
-        self._analysis = Analysis(config, detectors, state.get("analysis"))
+        self._baselines: list[BaselineSet] = msgspec.convert(state.get("baselines", []), list[BaselineSet])
+        self._analysis = Analysis(config, detectors, self._windows.spending, state.get("analysis"), watch)
 
     @property
     def watermark(self) -> int | None:
@@ -76,6 +93,11 @@ class MonitorFold:
             **self._analysis.counters,
         }
 
+    @property
+    def watches(self) -> Mapping[str, Watch]:
+        """By detector."""
+        return self._analysis.watches
+
     def snapshot(self) -> bytes:
         self._windows.settle(self._traces.names.names, self._scores.names.names)
         return pack(
@@ -89,6 +111,7 @@ class MonitorFold:
                 "traces": self._traces.snapshot(),
                 "scores": self._scores.snapshot(),
                 "releases": msgspec.to_builtins(self._releases),
+                "baselines": msgspec.to_builtins(self._baselines),
                 "analysis": self._analysis.snapshot(),
             }
         )
@@ -124,6 +147,8 @@ class MonitorFold:
             self._take_scores([event for event in events if isinstance(event, Score)])
         if Release in kinds:
             self._take_releases([event for event in events if isinstance(event, Release)])
+        if BaselineSet in kinds:
+            self._take_baselines([event for event in events if isinstance(event, BaselineSet)])
 
     def _take_traces(self, traces: list[Trace]) -> None:
         key, ts = digests(f"T{t.app}\x1f{t.trace_id}\x1f{t.span_id}" for t in traces), _times(traces)
@@ -148,6 +173,11 @@ class MonitorFold:
         new = compress(releases, self._seen.new(key, ts).tolist())
         self._releases += [release for release in new if self._left_out.timely_release(release)]
 
+    def _take_baselines(self, baselines: list[BaselineSet]) -> None:
+        key, ts = digests(f"B{b.app}\x1f{b.id}" for b in baselines), _times(baselines)
+        new = compress(baselines, self._seen.new(key, ts).tolist())
+        self._baselines += [baseline for baseline in new if self._left_out.timely_release(baseline)]
+
     def _tick(self, ts: int, offset: int) -> list[Output]:
         if self._watermark is not None and ts <= self._watermark:
             return []
@@ -158,15 +188,19 @@ class MonitorFold:
         until = (ts - self._grace) // self._tick_us * self._tick_us
         releases = sorted((r for r in self._releases if r.ts < until), key=lambda r: (r.ts, r.key))
         self._releases = [r for r in self._releases if r.ts >= until]
+        baselines = sorted((b for b in self._baselines if b.ts < until), key=lambda b: (b.ts, b.key))
+        self._baselines = [b for b in self._baselines if b.ts >= until]
         results += self._analysis.advance(
             self._traces.take(until),
             self._traces.names.names,
             self._scores.take(until),
             self._scores.names.names,
             releases,
+            baselines,
             until,
             offset,
         )
+        results += self._analysis.close(self._windows.closed, ts - self._grace, offset)
         self._traces.forget_names()
         self._scores.forget_names()
         return [self._publish(result) for result in results]
@@ -181,7 +215,7 @@ def _some(events: list[E], key: Digests, ts: Integers, mask: Bools) -> tuple[lis
     return list(compress(events, mask.tolist())), key[mask], ts[mask]
 
 
-def _times(events: Sequence[Trace | Score | Release]) -> Integers:
+def _times(events: Sequence[Trace | Score | Release | BaselineSet]) -> Integers:
     return np.array([event.ts for event in events], np.int64)
 
 
@@ -197,7 +231,7 @@ def load_state(snapshot: bytes | None, name: str, version: int) -> dict[str, Any
 
 
 class Publisher:
-    """Each kind of result to its topic, keyed by app."""
+    """Each kind of result to its topic, keyed by app; baselines each by itself."""
 
     def __init__(self, topics: Topics) -> None:
         self._topic: dict[type, str] = {
@@ -207,10 +241,14 @@ class Publisher:
             Alert: topics.alerts,
             RollbackSignal: topics.rollbacks,
             BreakerSignal: topics.breakers,
+            Baseline: topics.baselines,
         }
 
     def __call__(self, result: Result) -> Output:
-        return Output(self._topic[type(result)], result.app.encode(), encode(result))
+        key = result.app
+        if isinstance(result, Baseline):  # its topic is compacted: a record of each stays
+            key = "\x1f".join((result.app, result.detector, result.component, result.id))
+        return Output(self._topic[type(result)], key.encode(), encode(result))
 
 
 def monitor_fold_factory(config: MonitorConfig, detectors: DetectorsConfig, topics: Topics) -> FoldFactory:

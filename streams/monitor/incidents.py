@@ -11,6 +11,7 @@ from driftline.schemas.events import MICROSECONDS
 from driftline.schemas.ids import stable_id
 from driftline.schemas.results import Alert, Evidence, EvidenceState
 from driftline.streams.monitor import alerts
+from driftline.streams.monitor.scalars import published
 from driftline.streams.monitor.watch import Reading, Stream, Transition
 
 _NOTHING = Measurement(threshold=0.0, guarantee="none")
@@ -32,53 +33,121 @@ class Incidents:
             "open": [[list(k), msgspec.to_builtins(alert)] for k, alert in sorted(self._open.items())],
         }
 
+    def open_alerts(self) -> list[tuple[str, Stream]]:
+        """The rule and stream of every alert that is firing, in order."""
+        return [(rule, Stream(*stream)) for rule, *stream in sorted(self._open)]
+
     def since(self, transition: Transition) -> int:
         """When the change began, in microseconds."""
         tick = transition.measurement.since_tick
         return (transition.tick if tick is None else min(tick, transition.tick)) * self._tick
 
     def apply(
-        self, rule: str, transition: Transition, revision: int, contributors: Sequence[str]
+        self, rule: str, transition: Transition, revision: int, contributors: Sequence[str], *, detector: str = ""
     ) -> list[Evidence | Alert]:
-        stream, at, measurement = transition.stream, (transition.tick + 1) * self._tick, transition.measurement
+        """detector: whose evidence it is, if the rule is another's too."""
+        stream, at, m = transition.stream, (transition.tick + 1) * self._tick, transition.measurement
+        if transition.kind == "recovered":
+            reason = "back at the reference"
+            return self.resolve(rule, stream, at, revision, m, transition.baseline_id, reason, detector=detector)
+        since = self.since(transition)
+        wording = alerts.wording(rule, stream, m, since, self._budget, contributors)
+        baseline_id = transition.baseline_id
+        return self.fire(rule, stream, at, since, revision, m, baseline_id, wording, contributors, detector=detector)
+
+    def evidence(self, detector: str, transition: Transition, revision: int) -> Evidence:
+        """Of a detector that found, or lost, what is another's alert already."""
+        at, m = (transition.tick + 1) * self._tick, transition.measurement
+        since = self.since(transition) if transition.kind == "fired" else None
+        state: EvidenceState = "ok" if since is None else "alarm"
+        baseline_id = transition.baseline_id
+        return self._evidence("change", detector, transition.stream, at, revision, state, m, baseline_id, since)
+
+    def fire(
+        self,
+        rule: str,
+        stream: Stream,
+        at: int,
+        since: int,
+        revision: int,
+        measurement: Measurement,
+        baseline_id: str,
+        wording: alerts.Wording,
+        contributors: Sequence[str],
+        *,
+        state: EvidenceState = "alarm",
+        episode: int | None = None,
+        detector: str = "",
+    ) -> list[Evidence | Alert]:
+        """A new episode. Times are microseconds. episode: its number, if not the next one; for streams that are too
+        many to be counted for ever."""
         key = (rule, *stream)
-        fired = transition.kind == "fired"
-        since = self.since(transition) if fired else None
-        state: EvidenceState = "alarm" if fired else "ok"
-        evidence = self._evidence(
-            "change", rule, stream, at, revision, state, measurement, transition.baseline_id, since
-        )
-        if since is None:
-            return [evidence, alerts.resolved(self._open.pop(key), at, revision, "back at the reference")]
-        episode = self._episodes[key] = self._episodes.get(key, 0) + 1
+        by = detector or rule
+        evidence = self._evidence("change", by, stream, at, revision, state, measurement, baseline_id, since)
+        if episode is None:
+            episode = self._episodes[key] = self._episodes.get(key, 0) + 1
+        told, of = published(rule, stream)
         alert = self._open[key] = alerts.firing(
-            rule=rule,
-            stream=stream,
+            rule=told,
+            stream=of,
             episode=episode,
             at=at,
             since=since,
             revision=revision,
             measurement=measurement,
-            budget=self._budget,
+            wording=wording,
             contributors=contributors,
             evidence_id=evidence.id,
         )
         return [evidence, alert]
 
+    def resolve(
+        self,
+        rule: str,
+        stream: Stream,
+        at: int,
+        revision: int,
+        measurement: Measurement,
+        baseline_id: str,
+        reason: str,
+        *,
+        detector: str = "",
+    ) -> list[Evidence | Alert]:
+        by = detector or rule
+        evidence = self._evidence("change", by, stream, at, revision, "ok", measurement, baseline_id, None)
+        return [evidence, alerts.resolved(self._open.pop((rule, *stream)), at, revision, reason)]
+
     def abandon(self, rule: str, streams: Sequence[Stream], at: int, revision: int, reason: str) -> list[Alert]:
         """Resolve the alerts of streams that have left traffic."""
         return [alerts.resolved(self._open.pop((rule, *stream)), at, revision, reason) for stream in streams]
 
-    def readings(self, rule: str, readings: Sequence[Reading], at: int, revision: int) -> list[Evidence]:
+    def suppress(self, rule: str, transition: Transition, revision: int, reason: str) -> list[Evidence]:
+        """An alarm that is not told, but on record."""
+        at = (transition.tick + 1) * self._tick
+        measured = msgspec.structs.replace(transition.measurement, note=f"{reason} {transition.measurement.note}")
+        since, baseline = self.since(transition), transition.baseline_id
+        return [self._evidence("change", rule, transition.stream, at, revision, "alarm", measured, baseline, since)]
+
+    def is_firing(self, rule: str, stream: Stream) -> bool:
+        return (rule, *stream) in self._open
+
+    def is_open(self, app: str) -> bool:
+        """Whether anything is wrong with an app. What is only different, warnings and less, may be the new normal."""
+        return any(alert.app == app and alert.severity in ("critical", "error") for alert in self._open.values())
+
+    def readings(
+        self, rule: str, readings: Sequence[Reading], at: int, revision: int, *, detector: str = ""
+    ) -> list[Evidence]:
         """The regular report on where streams stand."""
         results = []
         for r in readings:
             open_alert = self._open.get((rule, *r.stream))
             state: EvidenceState = "insufficient_reference" if r.measurement is None else "alarm" if r.alarm else "ok"
             measurement = r.measurement or msgspec.structs.replace(_NOTHING, note=r.note)
-            since = open_alert.since if open_alert else None
+            since = open_alert.since if open_alert and r.alarm else None
+            by = detector or rule
             results.append(
-                self._evidence("report", rule, r.stream, at, revision, state, measurement, r.baseline_id, since)
+                self._evidence("report", by, r.stream, at, revision, state, measurement, r.baseline_id, since)
             )
         return results
 
@@ -94,6 +163,7 @@ class Incidents:
         baseline_id: str,
         since: int | None,
     ) -> Evidence:
+        rule, stream = published(rule, stream)
         return Evidence(
             id=stable_id("evidence", kind, rule, *stream, at),
             app=stream.app,

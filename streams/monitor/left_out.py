@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from driftline.detectors.base import State
-from driftline.schemas.events import MICROSECONDS, Release, Score, Trace
+from driftline.schemas.events import MICROSECONDS, BaselineSet, Release, Score, Trace
 from driftline.schemas.ids import stable_id
 from driftline.schemas.results import LeftOut, LeftOutReason
 from driftline.streams.monitor.config import WindowConfig
@@ -46,7 +46,7 @@ class LeftOuts:
         self.ahead_of_time += int(ahead.sum())
         return ~(late | ahead)
 
-    def timely_release(self, event: Release) -> bool:
+    def timely_release(self, event: Release | BaselineSet) -> bool:
         """A release that comes late still says what serves now."""
         ahead = self._now is not None and event.ts > self._now + self._ahead
         self.ahead_of_time += ahead

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from driftline.detectors.base import Detector, Floats, Insufficient, Measurement, State, TickBatch
+from driftline.detectors.config import BudgetConfig
 
 
 class Stream(NamedTuple):
@@ -71,27 +73,71 @@ class Reading(NamedTuple):
     note: str
 
 
-class Watch:
-    """All streams of one detector. `limit` bounds their number: the false-alarm budget is divided by it."""
+class Fit(NamedTuple):
+    """A baseline made of a reference, or what the reference lacks."""
 
-    def __init__(self, detector: Detector[Any, Any], streams: Streams, limit: int, state: State | None = None) -> None:
+    app: str
+    component: str
+    baseline: Any  # the detector's, or Insufficient
+    releases: list[str]  # whose units they were
+    first_tick: int
+    last_tick: int
+
+
+class Places:
+    """How many streams the watches of a partition may hold together: the false-alarm budget is divided among them."""
+
+    def __init__(self, budget: BudgetConfig) -> None:
+        self._limit = budget.streams
+        self._idle = budget.ticks(budget.idle_s)
+        self.used = 0
+
+    @property
+    def full(self) -> bool:
+        return self.used >= self._limit
+
+    def idle(self, seen: NDArray[np.int64], tick: int) -> NDArray[np.bool_]:
+        """Which streams, last seen at those ticks, have been silent for so long that they give their place away."""
+        idle: NDArray[np.bool_] = seen <= tick - self._idle
+        return idle
+
+
+class Watch:
+    """All streams of one detector. They need a place each; when all are taken, a new stream gets that of the one that
+    has been silent for the longest, if that is long enough, and is not watched otherwise."""
+
+    def __init__(
+        self, detector: Detector[Any, Any], streams: Streams, places: Places, state: State | None = None
+    ) -> None:
         state = state or {}
         self.detector = detector
         self._streams = streams
-        self._limit = limit
+        self._places = places
         self._opened: list[int] = list(state.get("opened", []))  # slot -> stream
         self._slot_of = np.full(max(64, len(streams.names)), -1, dtype=np.intp)  # stream -> slot
         self._baselines: dict[tuple[str, str], int] = {tuple(k): slot for k, slot in state.get("baselines", [])}
         self._references: dict[tuple[str, str], Any] = {
             tuple(k): self.detector.reference(reference) for k, reference in state.get("references", [])
         }
+        self._sources: dict[tuple[str, str], _Source] = {
+            tuple(k): _Source(*source) for k, source in state.get("sources", [])
+        }
         self._insufficient: dict[tuple[str, str], Insufficient] = {
             tuple(k): Insufficient(**reason) for k, reason in state.get("insufficient", [])
         }
+        self._given: dict[tuple[str, str], Any] = {
+            tuple(k): msgspec.convert(fields, self.detector.baseline_type, dec_hook=lambda _, array: array)
+            for k, fields in state.get("given", [])
+        }
+        self._relearning: dict[tuple[str, str], str] = {tuple(k): release for k, release in state.get("relearning", [])}
+        self._left: dict[tuple[str, str], int] = {tuple(k): until for k, until in state.get("left", [])}
+        self._fits: list[Fit] = []
         self._alarms: set[int] = set(state.get("alarms", []))
         self._touched: set[int] = set(state.get("touched", []))
         self._last_tick: int = state.get("last_tick", -1)
         self.over_limit: int = state.get("over_limit", 0)
+        self._seen = np.array(state.get("seen", []), np.int64)  # slot -> tick of its last units
+        places.used += len(self._opened)
         for slot, number in enumerate(self._opened):
             self._slot_of[number] = slot
         if "detector" in state:
@@ -100,14 +146,19 @@ class Watch:
     def snapshot(self) -> State:
         return {
             "opened": self._opened,
+            "left": [[list(k), until] for k, until in self._left.items()],
             "baselines": [[list(k), slot] for k, slot in self._baselines.items()],
             "references": [[list(k), reference.snapshot()] for k, reference in self._references.items()],
+            "sources": [[list(k), [s.first, s.last, s.releases]] for k, s in self._sources.items()],
+            "given": [[list(k), msgspec.structs.asdict(baseline)] for k, baseline in self._given.items()],
+            "relearning": [[list(k), release] for k, release in self._relearning.items()],
             "insufficient": [
                 [list(k), {"note": reason.note, "have": reason.have, "need": reason.need}]
                 for k, reason in self._insufficient.items()
             ],
             "alarms": sorted(self._alarms),
             "touched": sorted(self._touched),
+            "seen": self._seen.copy(),
             "last_tick": self._last_tick,
             "over_limit": self.over_limit,
             "detector": self.detector.snapshot(),
@@ -118,11 +169,16 @@ class Watch:
         if not len(units.stream):
             return []
         self._touched.update(units.stream.tolist())
-        slots = self._slots(units.stream)
+        slots = self._slots(units.stream, tick)
+        self._seen[slots[slots >= 0]] = tick
         learning = (slots < 0) & units.learn
+        if self._relearning:
+            learning |= self._relearns(units.stream) & units.learn
         if learning.any():
-            self._learn(units.stream[learning], units.value[learning], units.session[learning])
+            self._learn(units.stream[learning], units.value[learning], units.session[learning], tick)
         scored = slots >= 0
+        if self._left:
+            scored &= self._serves(units.stream, tick)
         return self._detect(TickBatch(slots[scored], units.value[scored], units.session[scored]), tick)
 
     def advance(self, tick: int) -> list[Transition]:
@@ -146,7 +202,7 @@ class Watch:
             kind, self._streams.names[number], tick, self.detector.measure(slot), self.detector.baseline(slot).id
         )
 
-    def _slots(self, numbers: NDArray[np.int64]) -> NDArray[np.intp]:
+    def _slots(self, numbers: NDArray[np.int64], tick: int) -> NDArray[np.intp]:
         """Slots of streams, opened where there is a baseline; -1 while there is none."""
         highest = int(numbers.max())
         if highest >= len(self._slot_of):
@@ -154,44 +210,137 @@ class Watch:
         slots = self._slot_of[numbers]
         if (slots < 0).any():
             for number in np.unique(numbers[slots < 0]).tolist():
-                source = self._baselines.get(self._streams.names[number].group)
+                group = self._streams.names[number].group
+                source = self._baselines.get(group)
                 if source is not None:
-                    self._open(number, self.detector.baseline(source))
+                    self._open(number, self.detector.baseline(source), tick)
+                elif group in self._given:
+                    self._open_first(number, self._given[group], tick)
             slots = self._slot_of[numbers]
         return slots
 
-    def _open(self, number: int, baseline: Any) -> None:
-        if len(self._opened) >= self._limit:
+    def _open(self, number: int, baseline: Any, tick: int) -> None:
+        if not self._places.full:
+            self._places.used += 1
+            self._slot_of[number] = self.detector.open(baseline)
+            self._opened.append(number)
+            self._seen = np.append(self._seen, tick)
+        elif (slot := self._idle_slot(tick)) is not None:
+            self._slot_of[self._opened[slot]] = -1
+            self._slot_of[number] = self.detector.open(baseline, slot)
+            self._opened[slot], self._seen[slot] = number, tick
+        else:
             self.over_limit += 1
-            return
-        self._slot_of[number] = self.detector.open(baseline)
-        self._opened.append(number)
 
-    def _learn(self, numbers: NDArray[np.int64], value: Floats, session: NDArray[np.int64]) -> None:
-        for number in np.unique(numbers).tolist():
+    def _idle_slot(self, tick: int) -> int | None:
+        """That of the stream that has been silent for the longest, if that is long enough."""
+        seen = self._seen
+        idle = self._places.idle(seen, tick)
+        if not idle.any():
+            return None
+        idle[self._slot_of[sorted(self._alarms)]] = False
+        idle[list(self._baselines.values())] = False  # others take their baseline from it
+        return int(np.where(idle, seen, np.iinfo(np.int64).max).argmin()) if idle.any() else None
+
+    def _open_first(self, number: int, baseline: Any, tick: int) -> None:
+        """A group's first stream: the others take their baseline from it."""
+        self._open(number, baseline, tick)
+        if (slot := int(self._slot_of[number])) >= 0:
             group = self._streams.names[number].group
-            if group in self._baselines:
+            self._baselines[group] = slot
+            self._given.pop(group, None)
+
+    def _learn(self, numbers: NDArray[np.int64], value: Floats, session: NDArray[np.int64], tick: int) -> None:
+        for number in np.unique(numbers).tolist():
+            stream = self._streams.names[number]
+            if stream.group in self._baselines and stream.group not in self._relearning:
                 continue  # over the limit of streams
-            reference = self._references.get(group)
+            reference = self._references.get(stream.group)
             if reference is None:
-                reference = self._references[group] = self.detector.reference()
+                reference = self._references[stream.group] = self.detector.reference()
+                self._sources[stream.group] = _Source(tick, tick, [])
             mine = numbers == number
             reference.add(value[mine], session[mine])
-            reason = self._insufficient.get(group)
-            if reason is not None and reference.n < max(reason.need, reason.have * 1.1):
-                continue
-            baseline = self.detector.fit(reference)
-            if isinstance(baseline, Insufficient):
-                self._insufficient[group] = baseline
-                continue
-            self._open(number, baseline)
-            if (slot := int(self._slot_of[number])) >= 0:
-                self._baselines[group] = slot
-            del self._references[group]
-            self._insufficient.pop(group, None)
+            self._sources[stream.group].note(stream.release, tick)
+            self._settle(number, reference)
 
-    def forget(self, app: str, release: str) -> list[Stream]:
-        """A release has left traffic: its streams start afresh should it come back. Returns those in alarm."""
+    def _settle(self, number: int, reference: Any) -> None:
+        """Put a baseline in force as soon as the reference is enough for one."""
+        group = self._streams.names[number].group
+        reason = self._insufficient.get(group)
+        if reason is not None and reference.n < max(reason.need, reason.have * 1.1):
+            return
+        fit = self._fit(group, reference)
+        if isinstance(fit.baseline, Insufficient):
+            self._insufficient[group] = fit.baseline
+            return
+        if group in self._baselines:
+            self.install(*group, fit.baseline)
+        else:
+            self._open_first(number, fit.baseline, fit.last_tick)
+            self._unlearn(group)
+        if group in self._baselines:
+            self._fits.append(fit)
+
+    def _fit(self, group: tuple[str, str], reference: Any) -> Fit:
+        source = self._sources[group]
+        return Fit(*group, self.detector.fit(reference), sorted(source.releases), source.first, source.last)
+
+    def _unlearn(self, group: tuple[str, str]) -> None:
+        self._references.pop(group, None)
+        self._sources.pop(group, None)
+        self._insufficient.pop(group, None)
+
+    def fits(self) -> list[Fit]:
+        """The baselines that came into force since the last call, as references became large enough."""
+        fits, self._fits = self._fits, []
+        return fits
+
+    def install(self, app: str, component: str, baseline: Any) -> list[Stream]:
+        """Hold an app's component against this baseline from now on: all its streams start afresh. Returns those in
+        alarm."""
+        group = (app, component)
+        self._unlearn(group)
+        self._relearning.pop(group, None)
+        slots = [slot for slot, number in enumerate(self._opened) if self._streams.names[number].group == group]
+        for slot in slots:
+            self.detector.open(baseline, slot)
+        if slots:
+            self._baselines[group] = slots[0]
+        else:
+            self._given[group] = baseline
+        alarmed = [self._opened[slot] for slot in slots if self._opened[slot] in self._alarms]
+        self._alarms.difference_update(alarmed)
+        return [self._streams.names[number] for number in alarmed]
+
+    def relearn(self, app: str, release: str, keep: Sequence[str]) -> None:
+        """Learn the app's baselines anew from this release, except of the components to keep; until they are made, the
+        old ones stay in force."""
+        for group in self._baselines:
+            if group[0] == app and group[1] not in keep:
+                self._unlearn(group)
+                self._relearning[group] = release
+
+    def _relearns(self, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whose units enter a new reference beside their baseline. An incident makes it begin again after its end."""
+        sick = {self._streams.names[number].group for number in self._alarms} & self._relearning.keys()
+        for group in sick:
+            self._unlearn(group)
+        streams = [self._streams.names[number] for number in numbers.tolist()]
+        return np.array([s.group not in sick and self._relearning.get(s.group) == s.release for s in streams], np.bool_)
+
+    def _serves(self, numbers: NDArray[np.int64], tick: int) -> NDArray[np.bool_]:
+        """[n] whether the release of each unit is in traffic, and not a late remainder."""
+        self._left = {key: until for key, until in self._left.items() if tick < until}
+        left = {
+            n: (s.app, s.release) in self._left for n in np.unique(numbers).tolist() for s in [self._streams.names[n]]
+        }
+        return np.array([not left[number] for number in numbers.tolist()], np.bool_)
+
+    def forget(self, app: str, release: str, until: int) -> list[Stream]:
+        """A release has left traffic: its streams start afresh should it come back. Sessions that are still open and
+        scores that are still to come are not held against it up to the tick `until`. Returns the streams in alarm."""
+        self._left[app, release] = until
         alarmed = []
         for slot, number in enumerate(self._opened):
             stream = self._streams.names[number]
@@ -201,6 +350,15 @@ class Watch:
                     self._alarms.discard(number)
                     alarmed.append(stream)
         return alarmed
+
+    def welcome(self, app: str, release: str) -> None:
+        """A release has come, or come back."""
+        self._left.pop((app, release), None)
+
+    def dismiss(self, stream: Stream) -> None:
+        """Forget an alarm: the stream begins to gather evidence anew."""
+        self.detector.reset(self.slot(stream))
+        self._alarms.discard(self._streams.number(*stream))
 
     def readings(self) -> list[Reading]:
         """Where the streams stand that had units since the last call, and all that are in alarm."""
@@ -212,21 +370,54 @@ class Watch:
         slot = int(self._slot_of[number]) if number < len(self._slot_of) else -1
         if slot < 0:
             reason = self._insufficient.get(stream.group)
-            return Reading(stream, False, None, "", reason.note if reason else "no baseline yet")
+            reference = self._references.get(stream.group)
+            have = f" ({reference.n:,} of {reason.need:,})" if reason and reference else ""
+            return Reading(stream, False, None, "", f"{reason.note}{have}" if reason else "no baseline yet")
         measurement = self.detector.measure(slot)
         return Reading(stream, number in self._alarms, measurement, self.detector.baseline(slot).id, measurement.note)
 
     def baseline(self, app: str, component: str = "") -> Any | None:
         slot = self._baselines.get((app, component))
-        return None if slot is None else self.detector.baseline(slot)
+        return self._given.get((app, component)) if slot is None else self.detector.baseline(slot)
 
     def slot(self, stream: Stream) -> int:
         """The slot of a stream that has one."""
         return int(self._slot_of[self._streams.number(*stream)])
 
+    def in_alarm(self, stream: Stream) -> bool:
+        return self._streams.number(*stream) in self._alarms
+
     def references(self) -> Sequence[Any]:
         """The references that are still learning."""
         return list(self._references.values())
+
+
+@dataclass
+class _Source:
+    """Where the units of a reference came from: ticks and releases."""
+
+    first: int
+    last: int
+    releases: list[str]
+
+    def note(self, release: str, tick: int) -> None:
+        self.last = tick
+        if release not in self.releases:
+            self.releases.append(release)
+
+
+class Collector(Watch):
+    """Only learns: its references take every unit, and are fitted when asked for."""
+
+    def _settle(self, number: int, reference: Any) -> None:
+        pass
+
+    def _detect(self, batch: TickBatch, tick: int) -> list[Transition]:
+        return []
+
+    def fit_all(self) -> list[Fit]:
+        """What the references make, or lack, as they stand."""
+        return [self._fit(group, reference) for group, reference in self._references.items()]
 
 
 _EMPTY = TickBatch(np.empty(0, np.intp), np.empty(0, np.float64), np.empty(0, np.int64))

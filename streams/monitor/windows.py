@@ -5,7 +5,8 @@ same to the last digit whatever the order of its events and however they were ba
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -39,8 +40,23 @@ def _quantiles(sketch: DDSketch) -> Quantiles | None:
     return Quantiles(count=sketch.count, sum=sketch.sum, p50=p50, p95=p95, p99=p99)
 
 
+class Closed(NamedTuple):
+    """A window that a tick has closed, or corrected after that, for rules. To be read at once: it goes on changing."""
+
+    app: str
+    release: str
+    model: str
+    start: int
+    corrected: bool
+    counts: Mapping[str, int]  # by the names in `_Window.COUNTS`
+    new_nanousd: int  # what was spent in it, less what earlier closings told
+    latency: DDSketch
+    ttft: DDSketch
+    scores: Mapping[str, Sequence[int]]  # name -> count and sum, in SCORE_UNIT
+
+
 class _Window:
-    __slots__ = ("changed", "closed", "counts", "errors", "late", "latency", "scores", "ttft")
+    __slots__ = ("changed", "closed", "counts", "errors", "late", "latency", "scores", "told_nanousd", "ttft")
 
     COUNTS = ("requests", "errors", "input_tokens", "output_tokens", "cache_read_input_tokens", "nanousd", "priced")
 
@@ -54,6 +70,7 @@ class _Window:
         self.late: int = state.get("late", 0)
         self.closed: bool = state.get("closed", False)
         self.changed: bool = state.get("changed", True)
+        self.told_nanousd: int = state.get("told_nanousd", 0)
 
     def touch(self, events: int) -> None:
         self.changed = True
@@ -70,7 +87,20 @@ class _Window:
             "late": self.late,
             "closed": self.closed,
             "changed": self.changed,
+            "told_nanousd": self.told_nanousd,
         }
+
+
+def _closed(key: Key, window: _Window) -> Closed:
+    return Closed(
+        *key,
+        corrected=window.closed,
+        counts=window.counts,
+        new_nanousd=window.counts["nanousd"] - window.told_nanousd,
+        latency=window.latency,
+        ttft=window.ttft,
+        scores=window.scores,
+    )
 
 
 class Windows:
@@ -83,6 +113,7 @@ class Windows:
         state = state or {}
         self._windows: dict[Key, _Window] = {tuple(key): _Window(window) for key, window in state.get("windows", [])}
         self._closing: int = state.get("closing", 0)  # windows that end at or before this have closed
+        self.closed: list[Closed] = []  # by the last `close`, in order of key
         self._traces: list[tuple[Traces, Tokens]] = []  # added, but not in their windows yet
         self._scores: list[Scores] = []
 
@@ -156,16 +187,31 @@ class Windows:
         `settle` before."""
         closing = watermark - self._config.grace_s * MICROSECONDS
         results = []
+        self.closed = []
         for key in sorted(self._windows):
             window = self._windows[key]
             if window.changed and key[3] + self._size <= closing:
                 results.append(self._stats(key, window, revision))
+                self.closed.append(_closed(key, window))
                 window.closed, window.changed = True, False
+                window.told_nanousd = window.counts["nanousd"]
         self._closing = closing
         expired = closing - self._config.lateness_s * MICROSECONDS
         for key in [key for key in self._windows if key[3] + self._size <= expired]:
             del self._windows[key]
         return results
+
+    def spending(self, app: str, release: str, since: int) -> dict[str, list[int]]:
+        """By model, of the windows that end after `since`, open ones included: requests with a price, tokens, and
+        nano-dollars. Call `settle` before."""
+        models: dict[str, list[int]] = {}
+        for (its_app, its_release, model, start), window in sorted(self._windows.items()):
+            if (its_app, its_release) == (app, release) and start + self._size > since and window.counts["priced"]:
+                row = models.setdefault(model, [0, 0, 0])
+                row[0] += window.counts["priced"]
+                row[1] += window.counts["input_tokens"] + window.counts["output_tokens"]
+                row[2] += window.counts["nanousd"]
+        return models
 
     def snapshot(self) -> State:
         """Call `settle` before."""

@@ -46,12 +46,12 @@ json_option = click.option(
 )
 
 
-def _settings(ctx: click.Context) -> Settings:
+def settings_of(ctx: click.Context) -> Settings:
     config: Path | None = ctx.obj
     return load_settings(config)
 
 
-def _report(value: object, shown: RenderableType, json_file: str | None) -> None:
+def report(value: object, shown: RenderableType, json_file: str | None) -> None:
     """For people, and where it is asked for as JSON; only that on the standard output."""
     if json_file is not None:
         with click.open_file(json_file, "wb") as file:
@@ -60,13 +60,13 @@ def _report(value: object, shown: RenderableType, json_file: str | None) -> None
         console.print(shown)
 
 
-def _check_order(since: int | None, until: int | None) -> None:
+def check_order(since: int | None, until: int | None) -> None:
     if since is not None and until is not None and since >= until:
         raise click.BadParameter("it is not after --from", param_hint="--to")
 
 
 @contextmanager
-def _bar() -> Iterator[Progress]:
+def progress_bar() -> Iterator[Progress]:
     """On standard error, gone when done: results alone are left to see."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=errors, transient=True) as bar:
@@ -102,18 +102,18 @@ def reconcile_command(
     from driftline.streams.operate.reconcile import Stage, reconcile
     from driftline.streams.operate.tally import Selection
 
-    _check_order(since, until)
-    settings = _settings(ctx)
+    check_order(since, until)
+    settings = settings_of(ctx)
     windows = settings.monitor.windows
     selection = Selection(windows.size_s, app, since, until, open_s=windows.grace_s + windows.lateness_s)
-    with _bar() as bar:
+    with progress_bar() as bar:
         task = bar.add_task("")
 
         def tell(stage: Stage, done: int, of: int) -> None:
             bar.update(task, description=views.STAGES[stage], completed=done, total=of or None)
 
         balance = asyncio.run(reconcile(settings, selection, wait_s=wait_s, tell=tell))
-    _report({"equal": balance.equal, **msgspec.to_builtins(balance)}, views.balance(balance), json_file)
+    report({"equal": balance.equal, **msgspec.to_builtins(balance)}, views.balance(balance), json_file)
     ctx.exit(0 if balance.equal else 1)
 
 
@@ -146,9 +146,9 @@ def dlq_ls(
     json_file: str | None,
 ) -> None:
     """List dead letters, the newest first."""
-    found = select(_letters(_settings(ctx)).values(), Filter(reason=reason, topic=topic, since=since))
+    found = select(_letters(settings_of(ctx)).values(), Filter(reason=reason, topic=topic, since=since))
     newest = found[:limit]
-    _report([views.letter_fields(letter) for letter in newest], views.letters(newest, len(found)), json_file)
+    report([views.letter_fields(letter) for letter in newest], views.letters(newest, len(found)), json_file)
 
 
 @dlq_group.command("show")
@@ -157,7 +157,7 @@ def dlq_ls(
 @click.pass_context
 def dlq_show(ctx: click.Context, id_: str, as_raw: bool) -> None:
     """Show one dead letter, and where it is wrong. The beginning of an ID is enough."""
-    settings = _settings(ctx)
+    settings = settings_of(ctx)
     [letter] = select(_letters(settings).values(), Filter(ids=[id_]))
     if as_raw:
         click.get_binary_stream("stdout").write(letter.letter.raw)
@@ -199,7 +199,7 @@ def dlq_requeue(
         raise click.UsageError("Say which: one or more IDs, or --all, or --reason TEXT.")
     if edited is not None and len(ids) != 1:
         raise click.UsageError("--edit replaces one dead letter: give its ID.")
-    settings = _settings(ctx)
+    settings = settings_of(ctx)
     chosen = select(_letters(settings).values(), Filter(ids=ids, reason=reason))
     replacement = None if edited is None else edited.read()
     raws = [letter.letter.raw if replacement is None else replacement for letter in chosen]
@@ -207,7 +207,7 @@ def dlq_requeue(
         judge(letter, raw, settings.topics, again=again, force=force) for letter, raw in zip(chosen, raws, strict=True)
     ]
     to_send = [(letter, raw) for letter, raw, outcome in zip(chosen, raws, outcomes, strict=True) if outcome == "sent"]
-    with _bar() as bar:
+    with progress_bar() as bar:
         task = bar.add_task("Sending again", total=len(to_send))
         if to_send:
             asyncio.run(
@@ -221,7 +221,7 @@ def dlq_requeue(
             )
     results = list(zip(chosen, outcomes, strict=True))
     fields = [{"id": letter.id, "outcome": outcome} for letter, outcome in results]
-    _report(fields, views.requeued(results), json_file)
+    report(fields, views.requeued(results), json_file)
     ctx.exit(1 if {"still wrong", "unknown topic"} & set(outcomes) else 0)
 
 
@@ -254,9 +254,9 @@ def replay_command(
     """
     from driftline.streams.operate.replay import Span, replay
 
-    _check_order(since, until)
-    settings = _settings(ctx)
-    with _bar() as bar:
+    check_order(since, until)
+    settings = settings_of(ctx)
+    with progress_bar() as bar:
         task = bar.add_task("", total=None)
         began: int | None = None
 
@@ -276,5 +276,5 @@ def replay_command(
 
         done = asyncio.run(replay(settings, Span(since, until, app), source, into, tell))
     shown = views.replayed(done.comparisons, done.notes, done.database)
-    _report({"equal": not done.failed, **msgspec.to_builtins(done)}, shown, json_file)
+    report({"equal": not done.failed, **msgspec.to_builtins(done)}, shown, json_file)
     ctx.exit(1 if done.failed else 0)

@@ -8,10 +8,11 @@ from typing import Literal, NamedTuple, TypeAlias
 from aiokafka import TopicPartition
 
 from driftline.schemas.codec import decode, decode_events, encode_event, encode_events
-from driftline.schemas.events import MICROSECONDS, Event, Tick
+from driftline.schemas.events import EARLIEST_TS, MICROSECONDS, BaselineSet, Event, Release, Tick
 from driftline.schemas.results import Result, result_types
 from driftline.schemas.topics import Topics
-from driftline.sinks.clickhouse.client import session
+from driftline.sinks.clickhouse.baselines import stored_baselines
+from driftline.sinks.clickhouse.client import Client, session
 from driftline.sinks.clickhouse.config import ClickHouseConfig
 from driftline.sinks.clickhouse.rows import Row, result_row
 from driftline.sinks.clickhouse.writer import Writer
@@ -110,7 +111,7 @@ _AT_ONCE = 500  # records: a replay that is to end ends soon after its time
 
 
 @dataclass(frozen=True)
-class _Made:
+class Made:
     """A record that nobody sent."""
 
     offset: int
@@ -147,7 +148,7 @@ async def run_over_events(
             fold = folds.setdefault(partition, make(partition, None))
             values = with_ticks(events, piece.since, piece.until, tick_us)
             first = offsets.get(partition, 0)
-            records: list[Record] = [_Made(first + i, None, value) for i, value in enumerate(values)]
+            records: list[Record] = [Made(first + i, None, value) for i, value in enumerate(values)]
             offsets[partition] = first + len(records)
             await results.take(await fold.absorb(records))
         tell(piece.until)
@@ -194,19 +195,40 @@ _QUERIES = {  # all that the monitor reads; what a trace costs is settled anew u
 def _events(config: ClickHouseConfig, app: str | None, since: int, until: int) -> list[Event]:
     events: list[Event] = []
     with session(config) as client:
-        for view, columns in _QUERIES.items():
-            lines = client.raw_query(
-                f"SELECT {columns} FROM {view} AS stored WHERE stored.ts >= fromUnixTimestamp64Micro({since}) "
-                f"AND stored.ts < fromUnixTimestamp64Micro({until}) AND ({{app:String}} = '' OR app = {{app:String}})",
-                parameters={"app": app or ""},
-                fmt="JSONEachRow",
-                settings={"output_format_json_quote_64bit_integers": 0},
-            ).splitlines()
-            decoded = decode_events(b"[" + b",".join(lines) + b"]")
-            if decoded.rejects:
-                raise RuntimeError(f"{view} around {show_time(since)}: {decoded.rejects[0].reason}")
-            events += decoded.events
+        for view in _QUERIES:
+            events += _of_view(client, view, app, since, until)
+        events += _baselines_set(client, app, since, until)
     return sorted(events, key=_order)
+
+
+def stored_releases(config: ClickHouseConfig, app: str, until: int) -> list[Release]:
+    """All before `until`, in order of (ts, key)."""
+    with session(config) as client:
+        events = _of_view(client, "releases", app, EARLIEST_TS, until)
+    return sorted((event for event in events if isinstance(event, Release)), key=_order)
+
+
+def _of_view(client: Client, view: str, app: str | None, since: int, until: int) -> list[Event]:
+    lines = client.raw_query(
+        f"SELECT {_QUERIES[view]} FROM {view} AS stored WHERE stored.ts >= fromUnixTimestamp64Micro({since}) "
+        f"AND stored.ts < fromUnixTimestamp64Micro({until}) AND ({{app:String}} = '' OR app = {{app:String}})",
+        parameters={"app": app or ""},
+        fmt="JSONEachRow",
+        settings={"output_format_json_quote_64bit_integers": 0},
+    ).splitlines()
+    decoded = decode_events(b"[" + b",".join(lines) + b"]")
+    if decoded.rejects:
+        raise RuntimeError(f"{view} around {show_time(since)}: {decoded.rejects[0].reason}")
+    return decoded.events
+
+
+def _baselines_set(client: Client, app: str | None, since: int, until: int) -> list[Event]:
+    """Those fitted by hand came from outside, as events do."""
+    return [
+        BaselineSet(app=baseline.app, ts=baseline.at, id=f"{baseline.id}/{baseline.at}", baseline=baseline)
+        for baseline in stored_baselines(client, app, since=since, until=until)
+        if baseline.source == "fitted" and baseline.state == "active"
+    ]
 
 
 def _order(event: Event) -> tuple[int, str]:

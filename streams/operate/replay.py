@@ -15,7 +15,7 @@ from driftline.schemas.results import result_types
 from driftline.sinks.clickhouse.client import Client, session
 from driftline.sinks.clickhouse.config import ClickHouseConfig
 from driftline.sinks.clickhouse.writer import Writer
-from driftline.streams.monitor.drift import RULE as DRIFT
+from driftline.streams.monitor.drift import DETECTORS as DRIFT
 from driftline.streams.monitor.drift import drift_fold_factory
 from driftline.streams.monitor.fold import monitor_fold_factory
 from driftline.streams.operate.comparison import SHAPES, Comparison, Expectation, Rows, Table, compare
@@ -263,7 +263,7 @@ def _rows(client: Client, table: Table, fold: FoldName, span: Span) -> Iterator[
     """Rows, each with its time and when it was stored, microseconds."""
     time = SHAPES[table].time
     rule = {"evidence": "detector", "alerts": "rule"}.get(table)
-    of_fold = "1" if rule is None else f"{rule} {'=' if fold == 'drift' else '!='} '{DRIFT}'"
+    of_fold = "1" if rule is None else f"{rule} {'IN' if fold == 'drift' else 'NOT IN'} {DRIFT}"
     lines = client.raw_query(
         f"SELECT * EXCEPT (ingested_at), toUnixTimestamp64Micro({time}) AS _time, "
         f"toUnixTimestamp64Micro(ingested_at) AS _ingested FROM {table} "

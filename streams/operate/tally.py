@@ -14,7 +14,7 @@ from aiokafka import ConsumerRecord
 from numpy.typing import NDArray
 
 from driftline.schemas.codec import decode_events
-from driftline.schemas.events import MICROSECONDS, Event, Release, Score, Tick, Trace
+from driftline.schemas.events import CONTROLS, MICROSECONDS, BaselineSet, Event, Release, Score, Tick, Trace
 
 Kind: TypeAlias = Literal["trace", "score", "release"]
 
@@ -100,6 +100,8 @@ class Tally:
             for event in decoded.events:
                 if isinstance(event, Tick):
                     self._tick(partition, record.offset, event.ts)
+                elif isinstance(event, BaselineSet):
+                    continue
                 elif (group := self._touch(partition, record.offset, event)) is not None:
                     self._count(event, group.app)
                     self._late[group] += self._is_late(partition, group.start)
@@ -110,14 +112,14 @@ class Tally:
         """Records that came later: which groups they change is noted, and nothing is counted."""
         for record in records:
             for event in decode_events(record.value).events:
-                if not isinstance(event, Tick):
+                if not isinstance(event, CONTROLS):
                     self._touch(partition, record.offset, event)
 
     def refuse(self, event: Event) -> None:
         """An event that ClickHouse refused: windows count it, tables do not have it."""
         if isinstance(event, Release):
             self._refused_releases.add((event.app, event.id))
-        elif not isinstance(event, Tick):
+        elif not isinstance(event, CONTROLS):
             self._refused[_kind(event)].add(_digest(event))
 
     def _of_app(self, key: bytes | None) -> bool:

@@ -5,7 +5,13 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from driftline.detectors.base import Floats, Insufficient, TickBatch
-from driftline.detectors.bernoulli import ErrorRate, Exceedance, RateBaseline, clopper_pearson, quantile_upper
+from driftline.detectors.bernoulli import (
+    ErrorRate,
+    Exceedance,
+    RateBaseline,
+    clopper_pearson,
+    quantile_upper,
+)
 from driftline.detectors.config import BudgetConfig, ErrorRateConfig, ExceedanceConfig
 
 BUDGET = BudgetConfig()
@@ -125,6 +131,11 @@ def test_a_reference_without_sessions_or_a_stream_without_them_has_no_guarantee(
     assert detector.measure(0).guarantee == "stated"
     reference = detector.reference()
     reference.add(np.zeros(2000), np.full(2000, -1))
+    refused = detector.fit(reference)
+    assert isinstance(refused, Insufficient)
+    assert "depend on each other" in refused.note
+    for _ in range(60 * 30):
+        reference.add(np.zeros(2), np.full(2, -1))
     fitted = detector.fit(reference)
     assert isinstance(fitted, RateBaseline)
     assert fitted.guarantee == "none"

@@ -74,3 +74,16 @@ def test_extremes() -> None:
     assert sketch.quantile(0) == 0
     assert sketch.quantile(1) == pytest.approx(1e300, rel=0.01)
     assert DDSketch(sketch.snapshot()).sum == 2e300
+
+
+def test_how_many_lie_above() -> None:
+    sketch = DDSketch()
+    assert sketch.above(1.0) == 0
+    sketch.add([0.0, 0.5, 90.0, 97.0, 103.0, 110.0, 1e6])
+    assert sketch.above(100.0) == 3
+    assert sketch.above(1e-9) == 6
+    assert sketch.above(2e6) == 0
+    other = DDSketch()
+    other.add([200.0] * 5)
+    sketch.merge(other)
+    assert sketch.above(100.0) == 8

@@ -1,3 +1,5 @@
+from functools import cache
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,12 +9,12 @@ from numpy.typing import NDArray
 from driftline.detectors.base import Floats, Insufficient, TickBatch
 from driftline.detectors.config import BudgetConfig, EmbeddingDriftConfig
 from driftline.detectors.embeddings import EmbeddingBaseline
-from driftline.detectors.saddlepoint import log_sf
+from driftline.detectors.saddlepoint import log_sf, quantile
 from driftline.detectors.state import pack, unpack
 from driftline.detectors.tscan import EmbeddingDrift
 
 D = 12
-SMALL = EmbeddingDriftConfig(min_events=4000)
+SMALL = EmbeddingDriftConfig(min_events=4000, chains=200)
 TOPICS = np.random.default_rng(99).normal(size=(8, D))
 
 
@@ -33,6 +35,14 @@ def unit(x: Floats) -> Floats:
 def fitted(
     length: int = 1, n: int = 8200, config: EmbeddingDriftConfig = SMALL, seed: int = 0, *, sessions: bool = True
 ) -> tuple[EmbeddingDrift, EmbeddingBaseline, Floats]:
+    baseline, x = learned(length, n, config, seed, sessions)
+    return EmbeddingDrift(config, BudgetConfig()), baseline, x
+
+
+@cache
+def learned(
+    length: int, n: int, config: EmbeddingDriftConfig, seed: int, sessions: bool
+) -> tuple[EmbeddingBaseline, Floats]:
     detector = EmbeddingDrift(config, BudgetConfig())
     reference = detector.reference()
     x, session = texts(np.random.default_rng(seed), n, length)
@@ -42,7 +52,7 @@ def fitted(
         reference.close(int(session[part][-1]))
     baseline = detector.fit(reference)
     assert isinstance(baseline, EmbeddingBaseline), baseline
-    return detector, baseline, x
+    return baseline, x
 
 
 def batch(x: Floats, slot: int = 0) -> TickBatch:
@@ -59,20 +69,46 @@ def test_the_covariance_is_that_of_whole_sessions() -> None:
     assert baseline.events_per_unit == 4
 
 
-@pytest.mark.parametrize(("length", "scales"), [(1, [128, 256, 512, 1024]), (4, [512, 1024]), (5, [1024])])
+@pytest.mark.parametrize(
+    ("length", "scales"), [(1, [64, 128, 256, 512, 1024]), (4, [256, 512, 1024]), (5, [512, 1024])]
+)
 def test_scales_hold_enough_sessions_and_stay_below_an_eighth_of_the_reference(length: int, scales: list[int]) -> None:
     _, baseline, _ = fitted(length=length)
     assert baseline.scales.tolist() == scales
     alpha = BudgetConfig().alpha / len(scales)
-    expected = [np.log(alpha / (20 if scale / length < 512 else 1)) for scale in scales]
-    assert baseline.log_alpha == pytest.approx(expected)
-    for limit, level in zip(baseline.limit, baseline.log_alpha, strict=True):
+    assert baseline.log_alpha == pytest.approx(np.log(alpha))
+    assert not baseline.note
+
+
+def test_thresholds_lie_above_those_of_the_law_by_the_correction_for_a_sample() -> None:
+    """In the proportion of the longest window that was split, for longer ones."""
+    _, baseline, _ = fitted(length=4)
+    law = quantile(float(baseline.log_alpha[0]), baseline.spectrum)
+    sampled = 1 + 3 / np.sqrt(8200 / 4)
+    stretch = baseline.limit / law
+    assert (stretch >= sampled - 1e-12).all()
+    assert stretch[2] == stretch[1]  # 256 sessions and more take the correction of 128
+    assert baseline.log_p(0, baseline.limit[0]) == pytest.approx(baseline.log_alpha[0])
+    values = np.linspace(1, 3 * baseline.limit[0], 50)
+    log_p = [baseline.log_p(0, value) for value in values.tolist()]
+    assert (np.diff(log_p) <= 1e-12).all()
+    assert log_p[-1] == 2 * baseline.log_alpha[0]
+
+
+def test_without_sessions_thresholds_are_those_of_the_law_at_a_twentieth_of_alpha() -> None:
+    _, baseline, _ = fitted(n=16_000, sessions=False)
+    assert baseline.scales.tolist() == [128, 256, 512, 1024]
+    alpha = BudgetConfig().alpha / 4
+    assert baseline.log_alpha == pytest.approx(np.log([alpha / 20, alpha / 20, alpha, alpha]))
+    for scale, (limit, level) in enumerate(zip(baseline.limit, baseline.log_alpha, strict=True)):
         assert log_sf(limit, baseline.spectrum) == pytest.approx(level, abs=1e-6)
+        assert baseline.log_p(scale, limit) == pytest.approx(level)
 
 
 @settings(max_examples=30)
 @given(sizes=st.lists(st.integers(0, 700), min_size=1, max_size=15))
-def test_the_statistic_is_that_of_the_last_blocks(sizes: list[int]) -> None:
+def test_the_statistic_is_that_of_the_last_events(sizes: list[int]) -> None:
+    """Of at least as many as the scale says, and at most a quarter more."""
     detector, baseline, _ = BASIC
     slot = detector.open(baseline)
     rng = np.random.default_rng(sum(sizes))
@@ -82,19 +118,33 @@ def test_the_statistic_is_that_of_the_last_blocks(sizes: list[int]) -> None:
         seen = np.concatenate([seen, unit(x)])
         detector.update(batch(x, slot), tick)
     measured = detector.measure(slot)
-    if len(seen) < 128 and measured.log_p is None:
+    if measured.log_p is None:
+        assert len(seen) < 80
         return
-    found = []
-    for scale, level in zip(baseline.scales.tolist(), baseline.log_alpha.tolist(), strict=True):
-        n = len(seen) % 16 + -(-(scale - len(seen) % 16) // 16) * 16
-        if n <= len(seen):
-            distance = np.linalg.norm(seen[-n:].mean(0) - baseline.mu)
-            statistic = n * baseline.n / (n + baseline.n) * distance**2
-            found.append((log_sf(float(statistic), baseline.spectrum) - level, n, distance))
-    lead = min(found)
-    assert (measured.log_p or 0) - measured.threshold == pytest.approx(lead[0], rel=1e-7, abs=1e-7)
-    assert measured.n_events == lead[1]
-    assert measured.value == pytest.approx(lead[2], rel=1e-9)
+    n = measured.n_events
+    fitting = [i for i, scale in enumerate(baseline.scales.tolist()) if scale <= n < 1.25 * scale]
+    assert len(fitting) == 1
+    distance = np.linalg.norm(seen[-n:].mean(0) - baseline.mu)
+    statistic = float(n * baseline.n / (n + baseline.n) * distance**2)
+    assert measured.log_p == pytest.approx(baseline.log_p(fitting[0], statistic), rel=1e-5, abs=1e-6)
+    assert measured.value == pytest.approx(distance, rel=1e-6)
+
+
+def test_windows_of_all_scales_are_in_force_as_soon_as_they_can_be_and_few_blocks_hold_them() -> None:
+    config = EmbeddingDriftConfig(min_events=4000, chains=200, max_window=1024)
+    detector, baseline, _ = fitted(config=config)
+    detector.open(baseline)
+    rng = np.random.default_rng(1)
+    sizes, seen = [], 0
+    for tick in range(300):
+        x, _ = texts(rng, int(rng.integers(1, 60)))
+        seen += len(x)
+        detector.update(batch(x), tick)
+        (stream,) = unpack(pack(detector.snapshot()))["streams"]
+        assert len(stream["statistic"]) == (baseline.scales <= seen).sum()
+        sizes.append(len(stream["windows"]["counts"]))
+    assert max(sizes) == 48
+    assert min(sizes[100:]) <= 32
 
 
 def test_drift_is_found_explained_and_over() -> None:
@@ -133,7 +183,7 @@ def test_drift_is_found_explained_and_over() -> None:
 
 
 def test_drift_that_lasts_does_not_recover_until_the_longest_duration() -> None:
-    config = EmbeddingDriftConfig(min_events=4000, recovery={"max_open_s": 600})
+    config = EmbeddingDriftConfig(min_events=4000, chains=200, recovery={"max_open_s": 600})
     detector, baseline, _ = fitted(config=config)
     detector.open(baseline)
     rng = np.random.default_rng(5)
@@ -185,7 +235,7 @@ def test_refusals_say_what_is_missing() -> None:
     for n, note, need in (
         (1000, "too few texts", 4000),
         (4800, "too few sessions", 500),
-        (16_000, "least window", 16_384),
+        (8000, "least window", 8192),
     ):
         reference = detector.reference()
         reference.add(x[:n], session[:n])

@@ -18,6 +18,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from driftline.detectors.config import DetectorsConfig
+from driftline.schemas.results import result_types
 from driftline.sinks.clickhouse.embedded import EmbeddedServer
 from driftline.streams.embedded_kafka import die_with_parent
 from driftline.streams.monitor.config import MonitorConfig
@@ -282,8 +283,7 @@ class World:
 
     async def _archived(self) -> bool:
         topics = self.kafka.topics
-        names = [topics.events, topics.windows, topics.evidence, topics.alerts, topics.rollbacks, topics.breakers]
-        partitions = [tp for name in [*names, topics.dlq] for tp in self._all(name)]
+        partitions = [tp for name in (topics.events, *result_types(topics)) for tp in self._all(name)]
         async with self._reader(group=f"{topics.prefix}.archive") as reader:
             ends = await reader.end_offsets(partitions)
             done = {tp: await reader.committed(tp) or 0 for tp in partitions}
@@ -329,7 +329,7 @@ class World:
         outputs = {topic: values | (also or {}).get(topic, set()) for topic, values in truth.outputs.items()}
         published: dict[str, set[bytes]] = {}
         topics = self.kafka.topics
-        for topic in (topics.windows, topics.evidence, topics.alerts, topics.rollbacks, topics.breakers):
+        for topic in result_types(topics).keys() - {topics.dlq}:
             published[topic] = {record.value for record in await self.kafka.read(topic)}
             missing, extra = outputs.get(topic, set()) - published[topic], published[topic] - outputs.get(topic, set())
             if missing or extra:

@@ -7,7 +7,7 @@ import pytest
 
 from driftline.schemas.codec import decode_embeddings
 from driftline.schemas.events import Tick
-from driftline.schemas.results import Embedding
+from driftline.schemas.results import Embedding, EmbeddingEvent
 from driftline.streams.embed.config import EmbedConfig, SampleConfig
 from driftline.streams.embed.fold import embed_fold_factory
 from driftline.streams.fold import FoldFactory, Output, Record
@@ -81,9 +81,9 @@ def of_partition(records: list[Any], partition: int) -> list[Any]:
     return [record for record in records if record.partition == partition]
 
 
-def items(values: list[bytes]) -> tuple[dict[Any, Embedding | Tick], int]:
+def items(values: list[bytes]) -> tuple[dict[Any, EmbeddingEvent], int]:
     """By key, and how many distinct ones there are."""
-    found: dict[Any, Embedding | Tick] = {}
+    found: dict[Any, EmbeddingEvent] = {}
     distinct = set()
     for value in values:
         for item in decode_embeddings(value):

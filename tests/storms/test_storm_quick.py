@@ -1,4 +1,4 @@
-"""One short storm of each family, for every run of the tests. The long ones are beside this file."""
+"""One short storm of each family; the shortest two in every run of the tests. The long ones are beside this file."""
 
 import pytest
 
@@ -29,6 +29,7 @@ async def test_roles_killed(pipeline: Pipeline) -> None:
         await ends_well(world, "quick: roles killed")
 
 
+@pytest.mark.slow
 async def test_clickhouse_killed_and_failing(pipeline: Pipeline, server: EmbeddedServer) -> None:
     async with FaultyProxy(server.dsn, seed=2) as proxy, pipeline(seed=2, dsn=proxy.dsn, **SMALL) as world:
         await world.started("monitor", "archive")
@@ -53,6 +54,7 @@ async def test_broker_killed(pipeline: Pipeline, node: Node, services: Services)
         await ends_well(world, "quick: broker killed")
 
 
+@pytest.mark.slow
 async def test_workers_come_and_go(pipeline: Pipeline) -> None:
     async with pipeline(seed=4, **SMALL) as world:
         first, _ = await world.started("monitor", "archive")

@@ -15,7 +15,7 @@ from aiokafka.structs import ConsumerRecord
 
 from driftline.detectors.config import DetectorsConfig
 from driftline.schemas.codec import decode_events
-from driftline.schemas.events import Release, Score, Tick, Trace
+from driftline.schemas.events import CONTROLS, Release, Score, Trace
 from driftline.streams.monitor.config import MonitorConfig
 from driftline.streams.monitor.fold import monitor_fold_factory
 from driftline.streams.pricing import Pricer
@@ -31,6 +31,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "scores": ("app", "minute", "id"),
     "releases": ("app", "id"),
     "alerts": ("id", "state"),
+    "baselines": ("app", "detector", "component", "id"),
     "dead_letters": ("topic", "partition", "offset", "index"),
 }
 RESULT_VIEWS = {  # by the tag of the record
@@ -40,6 +41,7 @@ RESULT_VIEWS = {  # by the tag of the record
     "alert": "alerts",
     "rollback": "rollbacks",
     "breaker": "breakers",
+    "baseline": "baselines",
 }
 MINUTE = 60_000_000
 
@@ -99,7 +101,7 @@ def _stored(
         array = (record.value or b"").lstrip()[:1] == b"["
         indices = (i for i in range(len(decoded.events) + len(rejected)) if i not in rejected) if array else iter((-1,))
         for event, index in zip(decoded.events, indices, strict=False):
-            if isinstance(event, Tick):
+            if isinstance(event, CONTROLS):
                 continue
             places[record.topic, record.partition, record.offset, index] = event
             view = EVENT_VIEWS[type(event)]

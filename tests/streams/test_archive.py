@@ -12,9 +12,9 @@ from pydantic import SecretStr
 
 from driftline.schemas.codec import decode, encode, encode_event, encode_events
 from driftline.schemas.errors import DriftlineError
-from driftline.schemas.events import Release, Score, Tick, Trace
+from driftline.schemas.events import BaselineSet, Release, Score, Tick, Trace
 from driftline.schemas.ids import stable_id
-from driftline.schemas.results import DeadLetter
+from driftline.schemas.results import Baseline, DeadLetter
 from driftline.sinks.clickhouse.config import ClickHouseConfig
 from driftline.sinks.clickhouse.embedded import EmbeddedServer
 from driftline.sinks.clickhouse.query import run_query
@@ -88,22 +88,24 @@ async def test_events_and_results_arrive_once(kafka: Kafka, clickhouse: ClickHou
     topics = kafka.topics
     score = Score(app="bot", ts=TS, id="s1", trace_id="t1", name="helpful", value=0.5)
     release = Release(app="bot", ts=TS, id="d1", kind="deploy", release="v2")
+    [baseline] = [result for result in FULL if isinstance(result, Baseline)]
+    fitted = BaselineSet(app="bot", ts=TS, id="b", baseline=baseline)  # neither a row nor a dead letter
     async with archiving(kafka, clickhouse):
         for _ in range(2):  # a producer that retries
             await kafka.send(topics.events, encode_event(trace(0, request_model="known")))
             await kafka.send(topics.events, encode_events([trace(n) for n in range(1, 100)]), partition=1)
-            await kafka.send(topics.events, encode_events([score, release, Tick(ts=TS)]))
+            await kafka.send(topics.events, encode_events([score, release, Tick(ts=TS), fitted]))
             for topic, result in zip(
                 (
                     *(topics.windows, topics.windows, topics.evidence, topics.alerts),
-                    *(topics.rollbacks, topics.breakers, topics.dlq),
+                    *(topics.rollbacks, topics.breakers, topics.baselines, topics.dlq),
                 ),
                 FULL,
                 strict=True,
             ):
                 await kafka.send(topic, encode(result))
         await holds(clickhouse, "traces", 100)
-        results = ("windows", "left_out", "evidence", "alerts", "rollbacks", "breakers", "dead_letters")
+        results = ("windows", "left_out", "evidence", "alerts", "rollbacks", "breakers", "baselines", "dead_letters")
         for view in ("scores", "releases", *results):
             await holds(clickhouse, view, 1)
     assert await count(clickhouse, "traces WHERE cost_status = 'priced' AND cost_usd = 0.25") == 1

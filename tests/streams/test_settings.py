@@ -25,6 +25,18 @@ def test_the_shipped_example_is_valid() -> None:
     assert settings.archive.poison_limit == 1_000
 
 
+def test_the_shipped_rules_are_valid_and_off_by_default() -> None:
+    monitor = load_settings(EXAMPLE.with_name("rules.example.toml")).monitor
+    assert [rule.name for rule in monitor.rules] == [
+        *("errors", "breaker", "latency", "quality", "cost-per-request", "alive")
+    ]
+    assert [slo.name for slo in monitor.slo] == ["availability", "fast"]
+    assert monitor.cost_budget[0].levels == (0.8, 1.0)
+    assert monitor.cost_spike is not None
+    default = load_settings().monitor
+    assert (default.rules, default.slo, default.cost_budget, default.cost_spike) == ((), (), (), None)
+
+
 def test_without_a_file_everything_has_a_default() -> None:
     assert load_settings() == Settings()
 
@@ -47,6 +59,10 @@ def test_the_environment_goes_over_the_file(tmp_path: Path, monkeypatch: pytest.
         ("[health]\nport = 70000\n", "health.port"),
         ("[archive]\npoison_limit = -1\n", "archive.poison_limit"),
         ("[kafka\n", "not valid TOML"),
+        ("[[monitor.rules]]\nname = 'r'\nmetric = 'error_rate'\nabov = 1\n", "monitor.rules.0.abov"),
+        ("[[monitor.rules]]\nname = 'r'\nmetric = 'requests'\n", "monitor.rules.0: Value error, rule r: give one of"),
+        ("[[monitor.slo]]\nname = 'a'\nobjective = 1.0\n", "monitor.slo.0.objective"),
+        ("[[monitor.cost_budget]]\nname = 'a'\nmonthly_usd = 0\n", "monitor.cost_budget.0.monthly_usd"),
     ],
 )
 def test_what_is_wrong_is_named_in_one_line(tmp_path: Path, text: str, words: str) -> None:

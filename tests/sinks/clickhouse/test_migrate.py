@@ -9,7 +9,7 @@ from driftline.sinks.clickhouse.migrate import Migration, migrate, pending, ship
 
 TABLES = {
     *("traces", "scores", "releases", "windows", "left_out", "evidence"),
-    *("alerts", "rollbacks", "breakers", "dead_letters"),
+    *("alerts", "rollbacks", "breakers", "baselines", "dead_letters"),
 }
 
 

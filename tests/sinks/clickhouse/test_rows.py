@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import driftline.schemas
 from driftline.schemas.codec import decode_events, encode, encode_lines
-from driftline.schemas.events import EARLIEST_TS, LATEST_TS, Release, Score, Tick, Trace
+from driftline.schemas.events import CONTROLS, EARLIEST_TS, LATEST_TS, Release, Score, Trace
 from driftline.schemas.results import RESULT_TYPES, DeadLetter, Progress, Quantiles, Result
 from driftline.sinks.clickhouse.client import connect
 from driftline.sinks.clickhouse.config import ClickHouseConfig
@@ -57,7 +57,7 @@ def as_text(value: Any) -> str:
 
 def row_of(event: Trace | Score | Release, price: float | None = None) -> tuple[str, EventRow]:
     (row,) = decode_rows(encode(event)).events
-    assert not isinstance(row, Tick)
+    assert not isinstance(row, CONTROLS)
     if isinstance(row, TraceRow):
         settle_cost(row, price)
     return complete_row(row, 41), row
@@ -65,7 +65,7 @@ def row_of(event: Trace | Score | Release, price: float | None = None) -> tuple[
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_events_of_the_examples(tables: ClickHouseConfig, path: Path) -> None:
-    events = [event for event in decode_events(path.read_bytes()).events if not isinstance(event, Tick)]
+    events = [event for event in decode_events(path.read_bytes()).events if not isinstance(event, CONTROLS)]
     assert events
     for event in events:
         row = read_back(tables, *row_of(event))

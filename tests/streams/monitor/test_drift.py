@@ -1,16 +1,20 @@
 """The embeddings half: its bookkeeping. What it finds is tested with the detector."""
 
+import threading
 from collections.abc import Iterable
 
+import msgspec
 import numpy as np
+import pytest
 
 from driftline.detectors.config import DetectorsConfig
-from driftline.schemas.codec import pack
+from driftline.schemas.codec import decode, pack
 from driftline.schemas.events import MICROSECONDS, Tick
-from driftline.schemas.results import Embedding, EmbeddingEvent
+from driftline.schemas.results import Alert, Embedding, EmbeddingEvent, Evidence, Result
 from driftline.schemas.topics import Topics
 from driftline.streams.monitor.config import MonitorConfig
 from driftline.streams.monitor.drift import DriftFold
+from driftline.streams.monitor.watch import Stream
 from tests.streams.monitor.log import START, FakeRecord
 
 VECTOR = np.eye(1, 8, dtype="<f2").tobytes()
@@ -56,8 +60,10 @@ async def test_repeats_and_clocks_far_ahead_are_left_out_and_counted(topics: Top
         "repeated": 3,
         "ahead_of_time": 1,
         "dedup_overflow": 0,
+        "baselines_refused": 0,
         "streams_over_limit": 0,
         "sessions_forgotten": 0,
+        "sessions_cut_short": 0,
     }
 
 
@@ -72,3 +78,74 @@ async def test_batches_and_restarts_change_nothing(topics: Topics) -> None:
     assert outputs
     assert pieces == outputs
     assert fold.snapshot() == whole.snapshot()
+
+
+async def test_works_beside_the_event_loop(topics: Topics, monkeypatch: pytest.MonkeyPatch) -> None:
+    fold, threads = new_fold(topics), []
+
+    def tick_(ts: int, revision: int) -> list[Result]:
+        threads.append(threading.get_ident())
+        return []
+
+    monkeypatch.setattr(fold, "_tick", tick_)
+    await fold.absorb(records([tick(0)]))
+    assert len(threads) == 1
+    assert threads[0] != threading.get_ident()
+
+
+DRIFTING = DetectorsConfig.model_validate(
+    {
+        "units": {"close_after_s": 5},
+        "embedding_drift": {"min_events": 4000, "chains": 200, "recovery": {"min_open_s": 10}},
+        "embedding_witness": {"min_units": 1000, "recovery": {"min_open_s": 10}},
+    }
+)
+
+
+def traffic(seconds: int, drift: range) -> list[FakeRecord]:
+    """Four sessions of four prompts each second; while it drifts, half of them are on a new topic."""
+    rng = np.random.default_rng(0)
+    batches: list[list[EmbeddingEvent]] = []
+    for second in range(seconds):
+        shift = np.where((second in drift) & (rng.random((4, 1, 1)) < 0.5), 2.0, 0.0) * np.eye(1, 8)
+        x = rng.normal(size=(4, 1, 8)) * 0.5 + rng.normal(size=(4, 4, 8)) + 0.5 + shift
+        x /= np.linalg.norm(x, axis=2, keepdims=True)
+        events: list[EmbeddingEvent] = [
+            msgspec.structs.replace(
+                embedding(16 * second + 4 * i + j, second + (4 * i + j) / 16),
+                conversation_id=f"c{second}-{i}",
+                prompt=x[i, j].astype("<f2").tobytes(),
+                excerpt="new" if shift[i].any() else "old",
+            )
+            for i in range(4)
+            for j in range(4)
+        ]
+        batches.append([*events, tick(second + 6)])
+    return records(*batches)
+
+
+async def test_two_detectors_make_one_alert(topics: Topics) -> None:
+    """It begins with the first of them and ends with the last; both publish their evidence, and their baselines."""
+    log = traffic(800, range(400, 500))
+    fold, outputs = DriftFold(MonitorConfig(), DRIFTING, topics, None), []
+    for start in range(0, len(log), 50):
+        outputs += await fold.absorb(log[start : start + 50])
+        if start == 450:
+            fold = DriftFold(MonitorConfig(), DRIFTING, topics, fold.snapshot())
+    alerts = [decode(o.value, Alert) for o in outputs if o.topic == topics.alerts]
+    assert [(alert.rule, alert.state) for alert in alerts] == [
+        ("embedding_drift", "firing"),
+        ("embedding_drift", "resolved"),
+    ]
+    assert "unlike all that was usual 1% → " in alerts[0].description
+    assert alerts[0].contributors == ["“new”", "“old”"]
+    evidence = [decode(o.value, Evidence) for o in outputs if o.topic == topics.evidence]
+    fired, recovered = {}, {}
+    for name in ("embedding_drift", "embedding_witness"):
+        mine = [e for e in evidence if e.detector == name]
+        fired[name] = min(e.ts for e in mine if e.state == "alarm")
+        recovered[name] = min(e.ts for e in mine if e.state == "ok" and e.ts > fired[name])
+        assert fired[name] < START + 450 * MICROSECONDS
+    assert alerts[0].ts == min(fired.values())
+    assert alerts[1].ts == max(recovered.values())
+    assert not any(watch.in_alarm(Stream("bot", "v1", "prompt")) for watch in fold.watches.values())

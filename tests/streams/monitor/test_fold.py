@@ -1,3 +1,4 @@
+import asyncio
 import random
 from collections.abc import Sequence
 from itertools import pairwise
@@ -13,7 +14,7 @@ from driftline.schemas.topics import Topics
 from driftline.streams.monitor.config import MonitorConfig
 from driftline.streams.monitor.fold import MonitorFold
 from driftline.streams.pricing import Pricer
-from tests.streams.monitor.log import START, FakeRecord, Log, results_of, run_log, traffic
+from tests.streams.monitor.log import START, TOPICS, FakeRecord, Log, results_of, run_log, traffic
 
 OUTAGE = (1_200, 1_500)
 STOP = 2_400
@@ -57,12 +58,18 @@ def log() -> Log:
     return outage_log()
 
 
-async def test_an_outage_is_found_explained_and_resolved(log: Log, topics: Topics) -> None:
-    results = await run_log(new_fold(topics), log.records)
+@pytest.fixture(scope="module")
+def results(log: Log) -> list[Result]:
+    """Of the log in one piece."""
+    return asyncio.run(run_log(new_fold(TOPICS), log.records, size=len(log.records)))
+
+
+async def test_an_outage_is_found_explained_and_resolved(results: list[Result]) -> None:
     alerts = [r for r in results if isinstance(r, Alert)]
     firing = {a.rule: a for a in alerts if a.state == "firing"}
     resolved = {a.rule: a for a in alerts if a.state == "resolved"}
-    assert firing.keys() == resolved.keys() == {"error_rate"}
+    assert firing.keys() == resolved.keys() == {"error_rate", "error_type"}
+    assert "share of requests with “503”" in firing["error_type"].summary
     alert = firing["error_rate"]
     begin = START + OUTAGE[0] * MICROSECONDS
     assert begin < alert.fired_at < begin + 60 * MICROSECONDS
@@ -79,14 +86,14 @@ async def test_an_outage_is_found_explained_and_resolved(log: Log, topics: Topic
     assert states[-1] == "closed"
 
 
-async def test_windows_and_evidence_come_every_minute(log: Log, topics: Topics) -> None:
-    results = await run_log(new_fold(topics), log.records)
+async def test_windows_and_evidence_come_every_minute(log: Log, results: list[Result]) -> None:
     final = {r.start: r for r in results if isinstance(r, WindowStats)}
     traces = {e.trace_id for e in _events(log) if isinstance(e, Trace) and e.ts < START + (STOP - 60) * MICROSECONDS}
     assert sum(w.requests for w in final.values()) == len(traces)
     assert all(w.cost_usd and w.unpriced == 0 for w in final.values())
     evidence = [r for r in results if isinstance(r, Evidence)]
-    assert {e.detector for e in evidence} == {"error_rate", "latency_p99", "cost_p99", "quality"}
+    assert {e.detector for e in evidence} >= {"error_rate", "latency_p99", "cost_p99", "quality", "error_type"}
+    assert {e.detector for e in evidence}.isdisjoint({"ttft_p99", "finish_reason"})
     assert len({e.id for e in evidence}) == len(evidence)
     waiting = [e for e in evidence if e.state == "insufficient_reference"]
     assert waiting
@@ -108,11 +115,10 @@ async def _in_pieces(records: Sequence[FakeRecord], cuts: Sequence[int], topics:
     return results
 
 
-async def test_batches_and_restarts_change_nothing(log: Log, topics: Topics) -> None:
-    whole = await run_log(new_fold(topics), log.records, size=len(log.records))
+async def test_batches_and_restarts_change_nothing(log: Log, results: list[Result], topics: Topics) -> None:
     rng = random.Random(5)
     cuts = rng.sample(range(len(log.records)), 12)
-    assert await _in_pieces(log.records, cuts, topics) == whole
+    assert await _in_pieces(log.records, cuts, topics) == results
 
 
 async def test_repeats_count_once(log: Log, topics: Topics) -> None:
@@ -157,7 +163,8 @@ async def test_alerts_of_a_release_that_left_traffic_resolve(topics: Topics) -> 
     events: list[Event] = list(traffic(2, 0, 900, 3))
     start, stop = START + 600 * MICROSECONDS, START + 800 * MICROSECONDS
     for event in events:
-        if isinstance(event, Trace) and start <= event.ts < stop and event.trace_id < "8":
+        remainder = stop + 60 * MICROSECONDS
+        if isinstance(event, Trace) and start <= event.ts < remainder and event.trace_id < "8":
             event.release, event.canary_share = "v2", 0.5
             event.status, event.error_type = "error", "Timeout"
     common = {"app": "bot", "release": "v2", "stable": "v1", "deployment_id": "d", "share": 0.5}
@@ -166,13 +173,16 @@ async def test_alerts_of_a_release_that_left_traffic_resolve(topics: Topics) -> 
     log.extend(events, START + 900 * MICROSECONDS)
     results = await run_log(new_fold(topics), log.records)
     alerts = [r for r in results if isinstance(r, Alert)]
-    assert [(a.release, a.state) for a in alerts] == [("v2", "firing"), ("v2", "resolved")]
-    assert "taken out of traffic" in alerts[1].description
+    assert {(a.rule, a.release, a.state) for a in alerts} == {
+        (rule, "v2", state) for rule in ("error_rate", "error_type") for state in ("firing", "resolved")
+    }
+    assert len(alerts) == 4
+    assert all("taken out of traffic" in a.description for a in alerts if a.state == "resolved")
 
 
 def test_state_of_another_version_is_refused(topics: Topics) -> None:
     from driftline.detectors.state import pack, unpack
 
     state = unpack(new_fold(topics).snapshot())
-    with pytest.raises(PermanentError, match="version 99, this Driftline reads 2: install"):
+    with pytest.raises(PermanentError, match="version 99, this Driftline reads 3: install"):
         new_fold(topics, pack({**state, "version": 99}))

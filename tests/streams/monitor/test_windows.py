@@ -57,6 +57,22 @@ def after(seconds: float) -> int:
     return START + round(seconds * MICROSECONDS)
 
 
+def test_rules_see_what_closed_and_what_a_correction_adds() -> None:
+    windows = Adding()
+    add(windows, [trace(1, input_tokens=10), trace(2, status="error")], cost=5)
+    windows.close(after(65), 1)
+    [first] = windows.closed
+    assert (first.app, first.release, first.start, first.corrected) == ("a", "v1", START, False)
+    assert (first.counts["requests"], first.counts["errors"], first.new_nanousd) == (2, 1, 10)
+    windows = Adding(unpack(pack(windows.snapshot())))
+    add(windows, [trace(3)], cost=7)
+    windows.close(after(66), 2)
+    [again] = windows.closed
+    assert (again.corrected, again.counts["nanousd"], again.new_nanousd) == (True, 17, 7)
+    windows.close(after(67), 3)
+    assert windows.closed == []
+
+
 def test_a_window_holds_what_happened_in_its_minute() -> None:
     windows = Adding()
     windows.add(

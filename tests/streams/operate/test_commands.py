@@ -27,9 +27,10 @@ def environment(settings: Settings) -> dict[str, str]:
     }
 
 
-async def run(pipeline: Pipeline, *arguments: str) -> Result:
+async def run(pipeline: Pipeline, *arguments: str, more: dict[str, str] | None = None) -> Result:
     await pipeline.flush()
-    return await asyncio.to_thread(CliRunner().invoke, main, list(arguments), env=environment(pipeline.settings))
+    env = environment(pipeline.settings) | (more or {})
+    return await asyncio.to_thread(CliRunner().invoke, main, list(arguments), env=env)
 
 
 async def test_reconcile_tells_scripts_whether_all_is_there(pipeline: Pipeline) -> None:

@@ -93,6 +93,7 @@ async def test_what_differs_is_seen(pipeline: Pipeline) -> None:
         assert dict(windows.columns) == {"errors": 1}
 
 
+@pytest.mark.slow
 async def test_a_later_start_gives_the_same_windows_and_says_what_it_cannot(pipeline: Pipeline) -> None:
     await incident(pipeline, minutes=4, late=True)
     for source in SOURCES:

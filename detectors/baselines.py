@@ -1,0 +1,53 @@
+"""Baselines as records: of any detector to bytes and back, their numbers for people, and the settings they hang on."""
+
+import math
+from typing import Any
+
+import msgspec
+
+from driftline.detectors.base import Baseline
+from driftline.detectors.config import DetectorsConfig
+from driftline.detectors.registry import make
+from driftline.detectors.state import pack, unpack
+from driftline.schemas.ids import stable_id
+
+_NO_NUMBERS = {"id", "n", "guarantee"}
+
+
+def fingerprint(detector: str, config: DetectorsConfig) -> str:
+    """A hash of all settings that a detector's baselines and units hang on: under others a baseline says something
+    else. Its section of the settings bears the detector's name; a detector without one hangs on them all."""
+    section = getattr(config, detector, config)
+    return stable_id(detector, *(part.model_dump_json() for part in (section, config.budget, config.units)))
+
+
+def dump(baseline: Baseline) -> bytes:
+    """TypeError for a baseline with fields that have no place in a snapshot."""
+    return pack(msgspec.structs.asdict(baseline))  # type: ignore[arg-type]  # baselines are structs
+
+
+def load(detector: str, config: DetectorsConfig, payload: bytes) -> Baseline:
+    """The inverse of `dump`, tried on a detector of its own.
+
+    :raises ValueError: an unknown detector, or a payload that is no baseline of it; the message says why.
+    """
+    trial = make(detector, config)
+    try:
+        baseline: Baseline = msgspec.convert(unpack(payload), trial.baseline_type, dec_hook=lambda _, array: array)
+        trial.measure(trial.open(baseline))
+    except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
+        raise ValueError(f"the payload is no baseline of {detector}: {error!r}") from error
+    return baseline
+
+
+def summary(baseline: Baseline) -> dict[str, float]:
+    """Its numbers, each under the name of its field."""
+    fields: dict[str, Any] = msgspec.structs.asdict(baseline)  # type: ignore[arg-type]  # baselines are structs
+    return {
+        name: float(value)
+        for name, value in fields.items()
+        if name not in _NO_NUMBERS
+        and isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+    }

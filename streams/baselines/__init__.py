@@ -1,0 +1,1 @@
+"""`driftline baseline`: baselines fitted from stored traffic, published, listed."""

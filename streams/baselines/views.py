@@ -1,0 +1,106 @@
+"""How baselines look in a terminal."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Group as Stack
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from driftline.detectors.state import unpack
+from driftline.schemas.baselines import Baseline
+from driftline.streams.baselines.fit import Attempts
+from driftline.streams.operate.times import show_time
+
+STATES = {"active": "[green]in force[/]", "refused": "[bold red]refused[/]"}
+
+
+def numbers(summary: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in summary.items())
+
+
+def attempts(found: Attempts, said: Sequence[Baseline], published: bool) -> RenderableType:
+    answers = {(b.detector, b.component): b for b in said}
+    fitted, lacking = (
+        Table(title="fitted", title_justify="left"),
+        Table(title="insufficient_reference", title_justify="left"),
+    )
+    for table, columns in (
+        (fitted, ("id", "detector", "units", "numbers", "monitor")),
+        (lacking, ("detector", "have", "need", "what is missing")),
+    ):
+        for name in columns:
+            right = name in ("units", "have", "need")
+            table.add_column(name, justify="right" if right else "left", no_wrap=name == "id", overflow="fold")
+    for a in found.attempts:
+        what = f"{a.detector} {a.component}".strip()
+        note = Text(" ".join(filter(None, [a.note, a.finds])))
+        if a.baseline is None:
+            lacking.add_row(Text(what), f"{a.have:,}", "" if a.need is None else f"{a.need:,}", note)
+            continue
+        answer = answers.get((a.detector, a.component))
+        monitor = "" if not published else "no answer yet" if answer is None else STATES[answer.state]
+        reason = "" if answer is None or not answer.note else f": {answer.note}"
+        shown = Text("\n".join(filter(None, [numbers(a.baseline.summary), a.finds])))
+        fitted.add_row(a.baseline.id[:12], Text(what), f"{a.have:,}", shown, monitor + reason)
+    said_of_all = "published" if published and found.baselines else "nothing published"
+    tables = [table for table in (fitted, lacking) if table.row_count]
+    return Stack(*tables, *found.notes, f"{len(found.baselines)} baselines fitted, {said_of_all}")
+
+
+def listed(baselines: Sequence[Baseline]) -> RenderableType:
+    table = Table()
+    for name in ("id", "app", "detector", "state", "source", "since"):
+        table.add_column(name, no_wrap=name not in ("app", "detector"), overflow="fold")
+    table.add_column("units", justify="right")
+    for b in baselines:
+        what = f"{b.detector} {b.component}".strip()
+        since = show_time(b.at)[:16]
+        table.add_row(b.id[:12], Text(b.app), Text(what), STATES[b.state], b.source, since, f"{b.n:,}")
+    reasons = [Text(f"{b.id[:12]} was refused: {b.note}", "red") for b in baselines if b.state == "refused"]
+    return Stack(table, *reasons, f"{len(baselines):,} baselines")
+
+
+def fields(baseline: Baseline) -> dict[str, Any]:
+    """As JSON: with the payload's fields instead of its bytes."""
+    shown = {name: getattr(baseline, name) for name in baseline.__struct_fields__ if name != "payload"}
+    return {**shown, "payload": {name: _contents(value) for name, value in unpack(baseline.payload).items()}}
+
+
+def _contents(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def each(baselines: Sequence[Baseline]) -> RenderableType:
+    return Stack(*(_one(baseline) for baseline in baselines))
+
+
+def _one(baseline: Baseline) -> RenderableType:
+    grid = Table.grid(padding=(0, 2))
+    for name, value in (
+        ("id", baseline.id),
+        ("app", baseline.app),
+        ("detector", f"{baseline.detector} {baseline.component}".strip()),
+        ("state", f"{baseline.state}, {baseline.source}" + (f": {baseline.note}" if baseline.note else "")),
+        ("in force since", show_time(baseline.at)),
+        ("fitted at", show_time(baseline.fitted_at)),
+        ("traffic", f"{show_time(baseline.from_ts)} to {show_time(baseline.to_ts)}"),
+        ("releases", ", ".join(baseline.releases)),
+        ("models", ", ".join(baseline.models)),
+        ("prompt versions", ", ".join(baseline.prompt_versions)),
+        ("embedding model", baseline.embed_model),
+        ("judges", ", ".join(baseline.judges)),
+        ("units", f"{baseline.n:,}"),
+        ("guarantee", baseline.guarantee),
+        *((name, f"{value:.6g}") for name, value in baseline.summary.items()),
+        ("payload", _shape(baseline)),
+    ):
+        if value:
+            grid.add_row(Text(name, "bold"), Text(value))
+    return grid
+
+
+def _shape(baseline: Baseline) -> str:
+    arrays = [f"{name}{list(v.shape)}" for name, v in unpack(baseline.payload).items() if hasattr(v, "shape")]
+    return f"{len(baseline.payload):,} bytes" + (f": {', '.join(arrays)}" if arrays else "")

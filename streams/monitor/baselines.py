@@ -1,0 +1,104 @@
+"""Baselines between the monitor and others: those it learns are published, those fitted by hand are put in force."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from driftline.detectors.baselines import dump, fingerprint, load, summary
+from driftline.detectors.config import DetectorsConfig
+from driftline.detectors.registry import FACTORIES
+from driftline.schemas.baselines import Baseline
+from driftline.schemas.events import MICROSECONDS, BaselineSet
+from driftline.schemas.ids import stable_id
+from driftline.streams.monitor.watch import Fit, Stream, Watch
+
+NEW_BASELINE = "it is held against a new baseline"  # why incidents end
+
+
+class Versions(NamedTuple):
+    """What else the traffic of a baseline is known to have come from."""
+
+    models: Sequence[str] = ()
+    prompt_versions: Sequence[str] = ()
+    embed_model: str = ""
+    judges: Sequence[str] = ()
+
+
+class Installed(NamedTuple):
+    baseline: Baseline  # to publish
+    alarmed: list[Stream]  # whose incidents end by it
+
+
+class Baselines:
+    """`refused`: how many fitted baselines were, so far."""
+
+    def __init__(self, config: DetectorsConfig, refused: int = 0) -> None:
+        self._config = config
+        self.refused = refused
+
+    def learned(self, detector: str, fit: Fit, revision: int, embed_model: str = "") -> Baseline:
+        tick_us = round(self._config.budget.tick_s * MICROSECONDS)
+        end = (fit.last_tick + 1) * tick_us
+        return record(detector, fit, self._config, Versions(embed_model=embed_model), made=end, revision=revision)
+
+    def install(
+        self, event: BaselineSet, watches: Mapping[str, Watch], at: int, revision: int, embed_model: str = ""
+    ) -> Installed | None:
+        """Put a fitted baseline in force, or refuse it. None: it is for the other fold."""
+        given = event.baseline
+        if given.detector not in watches and given.detector in FACTORIES:
+            return None
+        published = msgspec.structs.replace(given, app=event.app, source="fitted", at=at, revision=revision)
+        try:
+            baseline = self._check(event, embed_model)
+        except ValueError as error:
+            self.refused += 1
+            refused = stable_id("refused", event.id)
+            return Installed(msgspec.structs.replace(published, id=refused, state="refused", note=str(error)), [])
+        alarmed = watches[given.detector].install(given.app, given.component, baseline)
+        return Installed(msgspec.structs.replace(published, state="active"), alarmed)
+
+    def _check(self, event: BaselineSet, embed_model: str) -> object:
+        """:raises ValueError: it says why the baseline can't be used."""
+        given = event.baseline
+        if given.app != event.app:
+            raise ValueError(f"it was fitted for the app {given.app}")
+        baseline = load(given.detector, self._config, given.payload)
+        if given.config != fingerprint(given.detector, self._config):
+            raise ValueError(f"it was fitted under other settings of {given.detector} than the monitor's: fit it again")
+        if given.id != baseline.id:
+            raise ValueError(f"its payload is that of baseline {baseline.id}")
+        if embed_model and given.embed_model != embed_model:
+            raise ValueError(f"it was fitted for the embedding model {given.embed_model}, and {embed_model} is in use")
+        return baseline
+
+
+def record(
+    detector: str, fit: Fit, config: DetectorsConfig, versions: Versions, *, made: int, revision: int = -1
+) -> Baseline:
+    """A baseline as it is published. `made`: when, in microseconds; without a revision it was fitted by hand."""
+    tick_us = round(config.budget.tick_s * MICROSECONDS)
+    return Baseline(
+        id=fit.baseline.id,
+        app=fit.app,
+        detector=detector,
+        component=fit.component,
+        state="active",
+        source="fitted" if revision < 0 else "learned",
+        at=made,
+        revision=revision,
+        releases=fit.releases,
+        models=list(versions.models),
+        prompt_versions=list(versions.prompt_versions),
+        embed_model=versions.embed_model,
+        judges=list(versions.judges),
+        from_ts=fit.first_tick * tick_us,
+        to_ts=(fit.last_tick + 1) * tick_us,
+        fitted_at=made,
+        n=fit.baseline.n,
+        guarantee=fit.baseline.guarantee,
+        summary=summary(fit.baseline),
+        config=fingerprint(detector, config),
+        payload=dump(fit.baseline),
+    )

@@ -1,0 +1,76 @@
+"""The command of this folder."""
+
+from pathlib import Path
+
+import click
+import msgspec
+
+from driftline.schemas.clock import SystemClock
+from driftline.streams.operate.commands import (
+    Time,
+    check_order,
+    errors,
+    json_option,
+    report,
+    settings_of,
+    since_option,
+    until_option,
+)
+
+
+@click.command("report")
+@click.option("--app", required=True, help="Of this app.")
+@since_option
+@until_option
+@click.option("--baseline-from", type=Time(), help="Compare with this traffic; without it, with the baseline's.")
+@click.option("--baseline-to", type=Time(), help="Its end.")
+@click.option(
+    "-o", "--output", "file", type=click.Path(dir_okay=False, writable=True, path_type=Path), default="report.html",
+    show_default=True, help="The HTML file.",
+)  # fmt: skip
+@click.option("--rows", "limit", type=click.IntRange(min=100), default=20_000, show_default=True,
+              help="At most so many requests of each period, the same at every call.")  # fmt: skip
+@json_option
+@click.pass_context
+def report_command(
+    ctx: click.Context,
+    app: str,
+    since: int | None,
+    until: int | None,
+    baseline_from: int | None,
+    baseline_to: int | None,
+    file: Path,
+    limit: int,
+    json_file: str | None,
+) -> None:
+    """Compare two periods in an HTML report by Evidently.
+
+    Latency, tokens, cost, lengths, outcomes, models and scores, each with its distribution in both periods. It needs
+    the extra: pip install 'driftline[report]'. A report looks once and states no false-alarm rate: alarms are the
+    monitor's.
+    """
+    from driftline.streams.local_query import reachable_clickhouse
+    from driftline.streams.report import views
+    from driftline.streams.report.build import write_report
+    from driftline.streams.report.periods import baseline_period, requests_of
+
+    settings = settings_of(ctx)
+    if since is None:
+        raise click.UsageError("Say from when: --from.")
+    if (baseline_from is None) != (baseline_to is None):
+        raise click.UsageError("--baseline-from and --baseline-to go together.")
+    until = SystemClock().now() if until is None else until
+    check_order(since, until)
+    check_order(baseline_from, baseline_to)
+    with (
+        reachable_clickhouse(settings.clickhouse, settings.stack.state_dir) as clickhouse,
+        errors.status("Reading requests") as status,
+    ):
+        if baseline_from is None or baseline_to is None:
+            baseline_from, baseline_to = baseline_period(clickhouse, app)
+        reference = requests_of(clickhouse, app, baseline_from, baseline_to, limit)
+        current = requests_of(clickhouse, app, since, until, limit)
+        status.update("Evidently compares")
+        done = write_report(current, reference, file)
+    period = {"from": since, "to": until, "baseline_from": baseline_from, "baseline_to": baseline_to}
+    report({**period, **msgspec.to_builtins(done)}, views.written(done, baseline_from, baseline_to), json_file)

@@ -1,0 +1,5 @@
+"""The pipeline of the operations' tests serves these as well."""
+
+from tests.streams.operate.conftest import operate_server, pipeline
+
+__all__ = ["operate_server", "pipeline"]

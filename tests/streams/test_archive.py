@@ -103,7 +103,7 @@ async def test_events_and_results_arrive_once(kafka: Kafka, clickhouse: ClickHou
                 FULL,
                 strict=True,
             ):
-                await kafka.send(topic, encode(result))
+                await kafka.send(topic, encode(result), key=b"k")  # a compacted topic takes none without
         await holds(clickhouse, "traces", 100)
         results = ("windows", "left_out", "evidence", "alerts", "rollbacks", "breakers", "baselines", "dead_letters")
         for view in ("scores", "releases", *results):

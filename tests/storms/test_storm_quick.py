@@ -1,4 +1,4 @@
-"""One short storm of each family; the shortest two in every run of the tests. The long ones are beside this file."""
+"""One short storm of each family; the shortest in every run of the tests. The long ones are beside this file."""
 
 import pytest
 
@@ -43,6 +43,7 @@ async def test_clickhouse_killed_and_failing(pipeline: Pipeline, server: Embedde
         await ends_well(world, "quick: ClickHouse killed and failing")
 
 
+@pytest.mark.slow
 async def test_broker_killed(pipeline: Pipeline, node: Node, services: Services) -> None:
     async with pipeline(seed=3, **SMALL) as world:
         await world.started("monitor", "archive")

@@ -41,6 +41,7 @@ def exists(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
 
 
+@pytest.mark.slow
 async def test_alerts_go_out_through_crashes_of_the_role_and_of_clickhouse(tmp_path: Path) -> None:
     async with SlackReceiver() as slack:
         local = local_stack(tmp_path, slack.url)

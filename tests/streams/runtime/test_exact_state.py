@@ -174,6 +174,7 @@ async def owns(worker: Worker, partitions: int) -> None:
     await eventually(last_start, f"a worker owns {partitions} partitions")
 
 
+@pytest.mark.slow
 async def test_partitions_move_between_workers_with_a_large_state(
     quick: Kafka, workers: list[Worker], tmp_path: Path
 ) -> None:

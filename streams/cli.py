@@ -109,7 +109,7 @@ def demo(
     brokers: str | None,
     attach: bool,
 ) -> None:
-    """Five and a half hours of a support bot in about a minute: drift, a bad canary, an outage, a cost spike."""
+    """Five and a half hours of a support bot in two minutes: drift, a bad canary, an outage, a cost spike."""
     from driftline.streams.demo.command import run_command
 
     summary = run_command(

@@ -15,8 +15,8 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -93,8 +93,11 @@ def meter_of(ground: Services, workers: Sequence[Worker]) -> Meter:
     return Meter({**ground.pids, **{worker.name: worker.pid for worker in workers}})
 
 
-def run_live(case: Case, side: Side, broker: BrokerName, pace: Pace | None = None) -> Outcome:
-    """A producer at full speed (or at `pace`), everyone waiting for it: from the first send to the last row."""
+@contextmanager
+def all_ready(
+    case: Case, side: Side, broker: BrokerName, pace: Pace | None = None
+) -> Iterator[tuple[Services, Sequence[Worker], Feeder]]:
+    """The roles of a side and the producer, which waits for `go`."""
     with ExitStack() as stack:
         ground = stack.enter_context(services(broker, PARTITIONS))
         feeder = Feeder(ground.kafka, case.shape, pace)
@@ -103,6 +106,12 @@ def run_live(case: Case, side: Side, broker: BrokerName, pace: Pace | None = Non
         for worker in workers:
             worker.wait_ready()
         feeder.wait_ready()
+        yield ground, workers, feeder
+
+
+def run_live(case: Case, side: Side, broker: BrokerName, pace: Pace | None = None) -> Outcome:
+    """A producer at full speed (or at `pace`), everyone waiting for it: from the first send to the last row."""
+    with all_ready(case, side, broker, pace) as (ground, workers, feeder):
         time.sleep(SETTLE_S)
         meter = meter_of(ground, workers)
         feeder.go()
@@ -269,14 +278,7 @@ def delays(case: Case, per_s: float, broker: BrokerName) -> dict[str, Any]:
 
 def soak(traces: int, broker: BrokerName) -> dict[str, Any]:
     """Memory of every process, every few seconds, while one pipeline works through it all."""
-    with ExitStack() as stack:
-        ground = stack.enter_context(services(broker, PARTITIONS))
-        feeder = Feeder(ground.kafka, Case("soak", traces, 200).shape)
-        stack.callback(feeder.kill)
-        workers = start(ground, ROLES, stack)
-        for worker in workers:
-            worker.wait_ready()
-        feeder.wait_ready()
+    with all_ready(Case("soak", traces, 200), "pipeline", broker) as (ground, workers, feeder), ExitStack() as stack:
         meter = meter_of(ground, workers)
         sampler = Sampler(meter.pids, ground)
         stack.callback(sampler.stop)
@@ -333,14 +335,7 @@ class Sampler(threading.Thread):
 
 def profile(traces: int, broker: BrokerName) -> str:
     """Where the time goes in one run at full speed."""
-    with ExitStack() as stack:
-        ground = stack.enter_context(services(broker, PARTITIONS))
-        feeder = Feeder(ground.kafka, Case("profile", traces, 200).shape)
-        stack.callback(feeder.kill)
-        workers = start(ground, ROLES, stack)
-        for worker in workers:
-            worker.wait_ready()
-        feeder.wait_ready()
+    with all_ready(Case("profile", traces, 200), "pipeline", broker) as (ground, workers, feeder):
         sampling = Profile(ground, {worker.name: worker.pid for worker in workers})
         meter = meter_of(ground, workers)
         feeder.go()

@@ -259,12 +259,13 @@ class Archive:
 
     async def _send(self, letters: list[DeadLetter]) -> None:
         """To the topic of dead letters, acknowledged. A repeat has the same id."""
-        if letters:
-            first = letters[0]
-            logger.warning(
-                "%d dead letters, the first from %s[%d]@%d: %s",
-                *(len(letters), first.topic, first.partition, first.offset, first.reason),
-            )
+        if not letters:
+            return
+        first = letters[0]
+        logger.warning(
+            "%d dead letters, the first from %s[%d]@%d: %s",
+            *(len(letters), first.topic, first.partition, first.offset, first.reason),
+        )
         async for attempt in AsyncRetrying(
             retry=retry_if_exception(_will_pass),
             wait=wait_random_exponential(multiplier=0.4, max=self._config.retry_max_s),

@@ -259,7 +259,7 @@ class Analysis:
                 continue
             since = self._incidents.since(transition)
             told, _ = scalars.published(rule, transition.stream)
-            top = self._contributors.top(told, app, release, since, self._config.top_contributors)
+            top = self._contributors_of(told, app, release, since)
             if told in ("cost_p99", "cost_drift") and transition.kind == "fired":
                 why = self._board.why_requests_cost(app, since, self._spending(app, release, since))
                 top += [why] * bool(why)

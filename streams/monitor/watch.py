@@ -332,10 +332,8 @@ class Watch:
     def _serves(self, numbers: NDArray[np.int64], tick: int) -> NDArray[np.bool_]:
         """[n] whether the release of each unit is in traffic, and not a late remainder."""
         self._left = {key: until for key, until in self._left.items() if tick < until}
-        left = {
-            n: (s.app, s.release) in self._left for n in np.unique(numbers).tolist() for s in [self._streams.names[n]]
-        }
-        return np.array([not left[number] for number in numbers.tolist()], np.bool_)
+        gone = [n for n in np.unique(numbers).tolist() if self._streams.names[n][:2] in self._left]
+        return ~np.isin(numbers, gone)
 
     def forget(self, app: str, release: str, until: int) -> list[Stream]:
         """A release has left traffic: its streams start afresh should it come back. Sessions that are still open and

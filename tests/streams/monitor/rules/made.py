@@ -1,9 +1,15 @@
 """Closed windows as rules see them, without the events behind them."""
 
-from collections.abc import Mapping, Sequence
+import random
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
+from driftline.detectors.config import BudgetConfig
 from driftline.detectors.ddsketch import DDSketch
+from driftline.detectors.state import pack, unpack
 from driftline.schemas.events import MICROSECONDS
+from driftline.streams.monitor.config import MonitorConfig
+from driftline.streams.monitor.rules.board import Board
 from driftline.streams.monitor.rules.part import Context
 from driftline.streams.monitor.windows import NANO, SCORE_UNIT, Closed
 
@@ -55,3 +61,26 @@ def end(minute: int) -> int:
 
 
 CONTEXT = Context(is_stable=lambda app, release: release != "canary", contributors=lambda *_: [])
+
+
+def board(state: Any = None, **config: Any) -> Board:
+    return Board(MonitorConfig(**config), BudgetConfig(), CONTEXT, state)
+
+
+def assert_order_and_restarts_do_not_matter(
+    config: Mapping[str, Any],
+    windows: Callable[[int], list[Closed]],
+    minutes: int,
+    rng: random.Random,
+    cuts: Collection[int],
+) -> None:
+    """windows: of a minute. cuts: the minutes after which one of two boards starts again from its state."""
+    plain, shuffled = board(**config), board(**config)
+    for minute in range(minutes):
+        mine = windows(minute)
+        once = plain.close(sorted(mine, key=lambda w: w[:3]), end(minute), minute)
+        rng.shuffle(mine)
+        assert shuffled.close(mine, end(minute), minute) == once
+        if minute in cuts:
+            shuffled = board(unpack(pack(shuffled.snapshot())), **config)
+    assert pack(plain.snapshot()) == pack(shuffled.snapshot())

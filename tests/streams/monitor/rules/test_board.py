@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from driftline.detectors.burn import PAIRS
-from driftline.detectors.config import BudgetConfig, DetectorsConfig
+from driftline.detectors.config import DetectorsConfig
 from driftline.detectors.state import pack, unpack
 from driftline.schemas.events import MICROSECONDS, Event, Release, Trace
 from driftline.schemas.results import Alert, Evidence
@@ -23,13 +23,16 @@ from driftline.streams.monitor.windows import Closed
 from driftline.streams.pricing import Pricer
 from tests.streams.monitor.log import START as LOG_START
 from tests.streams.monitor.log import TOPICS, Log, results_of, run_log, traffic
-from tests.streams.monitor.rules.made import CONTEXT, MINUTE, START, end, window
+from tests.streams.monitor.rules.made import (
+    MINUTE,
+    START,
+    assert_order_and_restarts_do_not_matter,
+    board,
+    end,
+    window,
+)
 
 ERRORS = RuleConfig(name="errors", metric="error_rate", above=0.01, clear=0.005, for_s=120, clear_for_s=120)
-
-
-def board(state: Any = None, **config: Any) -> Board:
-    return Board(MonitorConfig(**config), BudgetConfig(), CONTEXT, state)
 
 
 def run(board: Board, windows: Sequence[Closed], until: int) -> list[Evidence | Alert]:
@@ -284,15 +287,7 @@ def test_order_and_restarts_do_not_matter(
             if i == minute
         ]
 
-    plain, shuffled = board(**EVERYTHING), board(**EVERYTHING)
-    for minute in range(41):
-        mine = windows(minute)
-        once = plain.close(sorted(mine, key=lambda w: w[:3]), end(minute), minute)
-        rng.shuffle(mine)
-        assert shuffled.close(mine, end(minute), minute) == once
-        if minute in cuts:
-            shuffled = board(unpack(pack(shuffled.snapshot())), **EVERYTHING)
-    assert pack(plain.snapshot()) == pack(shuffled.snapshot())
+    assert_order_and_restarts_do_not_matter(EVERYTHING, windows, 41, rng, cuts)
 
 
 def test_one_tick_for_many_windows_is_the_same_as_many_ticks() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from driftline.detectors.config import BudgetConfig, DetectorsConfig
+from driftline.detectors.config import DetectorsConfig
 from driftline.detectors.state import pack, unpack
 from driftline.schemas.events import MICROSECONDS, Event, Trace
 from driftline.schemas.results import Alert, Evidence
@@ -26,13 +26,16 @@ from driftline.streams.monitor.windows import Closed
 from driftline.streams.pricing import Pricer
 from tests.streams.monitor.log import START as LOG_START
 from tests.streams.monitor.log import TOPICS, Log, run_log, traffic
-from tests.streams.monitor.rules.made import CONTEXT, MINUTE, START, end, window
+from tests.streams.monitor.rules.made import (
+    MINUTE,
+    START,
+    assert_order_and_restarts_do_not_matter,
+    board,
+    end,
+    window,
+)
 
 PER_HOUR = WindowConfig(size_s=3_600)  # windows of the slow tests
-
-
-def board(state: Any = None, **config: Any) -> Board:
-    return Board(MonitorConfig(**config), BudgetConfig(), CONTEXT, state)
 
 
 def hourly(board: Board, hours: range, usd: Callable[[int], float], **fields: Any) -> list[Evidence | Alert]:
@@ -245,15 +248,7 @@ def test_order_and_restarts_do_not_matter(
     def windows(minute: int) -> list[Closed]:
         return [window(minute, app=a, model=m, usd=n or None, tokens=n) for i, a, m, n in rows if i == minute]
 
-    plain, shuffled = board(**EVERYTHING), board(**EVERYTHING)
-    for minute in range(81):
-        mine = windows(minute)
-        once = plain.close(sorted(mine, key=lambda w: w[:3]), end(minute), minute)
-        rng.shuffle(mine)
-        assert shuffled.close(mine, end(minute), minute) == once
-        if minute in cuts:
-            shuffled = board(unpack(pack(shuffled.snapshot())), **EVERYTHING)
-    assert pack(plain.snapshot()) == pack(shuffled.snapshot())
+    assert_order_and_restarts_do_not_matter(EVERYTHING, windows, 81, rng, cuts)
 
 
 async def test_a_budget_through_the_fold_counts_every_nanodollar() -> None:

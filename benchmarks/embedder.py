@@ -2,7 +2,8 @@
 
 Real questions and answers (chatterbot-corpus, English and, to have enough, other languages) through our encoder and
 through `SentenceTransformer.encode`, on one thread, the best of three rounds; then the whole fold on events whose
-texts are all in the cache.
+texts are all in the cache; then both encoders on a CUDA device, where there is one. `least_cosine`: of the two's
+vectors of one text.
 """
 
 import asyncio
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import chatterbot_corpus
+import numpy as np
+import torch
 import yaml
 
 from driftline.schemas import codec
@@ -79,30 +82,46 @@ def cached_us_per_event(encoder: TransformerEncoder, config: EmbedConfig, texts:
     return asyncio.run(run())
 
 
-def main() -> None:
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000
-    config = EmbedConfig(sample=SampleConfig(budget=10**9))
-    encoder = TransformerEncoder(config)
-    texts = corpus(count)
-    count = len(texts)
+def compare(encoder: TransformerEncoder, config: EmbedConfig, texts: list[str]) -> dict[str, Any]:
     theirs = encoder._model
     theirs.max_seq_length = config.max_tokens
-    encoder.encode(texts[:50])
-    result = {
-        "texts": count,
-        "tokens_per_text": round(
-            sum(map(len, theirs.tokenizer(texts, truncation=True, max_length=config.max_tokens)["input_ids"]))
-            / len(texts),
-            1,
-        ),
-        "driftline_texts_per_s": round(best_rate(count, lambda: encoder.encode(texts))),
+    warm = texts[:50]
+    encoder.encode(warm)
+    theirs.encode(warm, show_progress_bar=False)
+    ours = encoder.encode(texts).astype(np.float64)
+    other = theirs.encode(texts, show_progress_bar=False).astype(np.float64)
+    cosines = (ours * other).sum(1) / np.linalg.norm(ours, axis=1) / np.linalg.norm(other, axis=1)
+    return {
+        "driftline_texts_per_s": round(best_rate(len(texts), lambda: encoder.encode(texts))),
         "sentence_transformers_texts_per_s": round(
-            best_rate(count, lambda: theirs.encode(texts, show_progress_bar=False))
+            best_rate(len(texts), lambda: theirs.encode(texts, show_progress_bar=False))
         ),
+        "least_cosine": round(float(cosines.min()), 6),
+    }
+
+
+def on_cuda(texts: list[str]) -> dict[str, Any]:
+    if not torch.cuda.is_available():
+        return {"skipped": "torch finds no CUDA device"}
+    config = EmbedConfig(sample=SampleConfig(budget=10**9), device="cuda")
+    return {"device": torch.cuda.get_device_name(), **compare(TransformerEncoder(config), config, texts)}
+
+
+def main() -> None:
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000
+    config = EmbedConfig(sample=SampleConfig(budget=10**9), device="cpu")
+    encoder = TransformerEncoder(config)
+    texts = corpus(count)
+    tokens = encoder._model.tokenizer(texts, truncation=True, max_length=config.max_tokens)["input_ids"]
+    result = {
+        "texts": len(texts),
+        "tokens_per_text": round(sum(map(len, tokens)) / len(texts), 1),
+        **compare(encoder, config, texts),
         "driftline_one_text_ms": round(
             1000 / best_rate(20, lambda: [encoder.encode([text]) for text in texts[:20]]), 1
         ),
         "cached_us_per_event": cached_us_per_event(encoder, config, texts),
+        "cuda": on_cuda(texts),
     }
     print(json.dumps(result))
 

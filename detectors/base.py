@@ -8,13 +8,16 @@ recovered; `measure` says what a slot knows now. `snapshot` and `restore` are ex
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from driftline.schemas.results import Guarantee
+
+if TYPE_CHECKING:
+    from driftline.detectors.seasons import Season
 
 Floats: TypeAlias = NDArray[np.float64]
 Slots: TypeAlias = NDArray[np.intp]
@@ -113,6 +116,17 @@ class Detector(Protocol[R, B]):
 
     def fit(self, reference: R) -> B | Insufficient:
         """Pure and deterministic."""
+
+    def season(self, baseline: B, state: State | None = None) -> "Season | None":
+        """What learns how the hours of the day and week differ, in traffic that is held against this baseline; restored
+        from its snapshot if there is one. None: this detector knows no hours."""
+
+    def seasoned(self, baseline: B, season: "Season") -> B:
+        """The baseline with what is known of the hours."""
+
+    def carried(self, baseline: B, before: B) -> B:
+        """A new baseline with the hours of the one before it, as far as that one knew them: by how much they differ
+        from each other."""
 
     def open(self, baseline: B, slot: int | None = None) -> int:
         """A stream's slot: a new one (0, 1, 2, …), or `slot` used again, with nothing left of the stream before."""

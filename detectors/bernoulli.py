@@ -24,7 +24,8 @@ from driftline.detectors.config import (
 )
 from driftline.detectors.detectable import detectable_rate
 from driftline.detectors.engine import Run
-from driftline.detectors.scalar import HORIZON, SEASONS, SampleReference, ScalarBaseline, ScalarDetector, relative
+from driftline.detectors.scalar import HORIZON, SampleReference, ScalarBaseline, ScalarDetector, relative
+from driftline.detectors.seasons import NO_HOURS
 from driftline.detectors.tempering import LOCATION, P99
 from driftline.schemas.ids import stable_id
 
@@ -194,7 +195,7 @@ class Exceedance(_Rate):
     def _note(self, baseline: RateBaseline) -> str:
         return (
             f"Counts units above {baseline.cut:.4g}; 1 % may be. "
-            f"The reference's 99th percentile is {baseline.typical:.4g}. {self._detectable(baseline)} {SEASONS}"
+            f"The reference's 99th percentile is {baseline.typical:.4g}. {self._detectable(baseline)} {NO_HOURS}"
         )
 
 

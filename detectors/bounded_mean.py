@@ -15,7 +15,8 @@ from driftline.detectors.base import Floats, Insufficient, Slots
 from driftline.detectors.columns import Columns
 from driftline.detectors.config import BudgetConfig, QualityConfig
 from driftline.detectors.engine import Run
-from driftline.detectors.scalar import SEASONS, SampleReference, ScalarBaseline, ScalarDetector, relative
+from driftline.detectors.scalar import HORIZON, SampleReference, ScalarBaseline, ScalarDetector, relative
+from driftline.detectors.seasons import NO_HOURS
 from driftline.detectors.tempering import LOCATION
 from driftline.schemas.ids import stable_id
 
@@ -27,6 +28,7 @@ _MAX_N = 1 << 40
 class MeanBaseline(ScalarBaseline, frozen=True, kw_only=True):
     mean: float  # of the reference, in the unit of the scores
     limit: float  # m0: the least mean that is allowed, rescaled to [0, 1]
+    detectable: float | None  # the least drop, relative, that is found within 1,000 units; None: not even the whole
 
 
 class Quality(ScalarDetector[MeanBaseline]):
@@ -63,14 +65,22 @@ class Quality(ScalarDetector[MeanBaseline]):
                 n,
                 need,
             )
+        deff = float(reference.blocks.deff()[LOCATION])
+        limit = (1 - config.allowed_drop) * mean_lower(mean, sd, n)
         return MeanBaseline(
             id=stable_id(self.name, config.model_dump_json(), reference.digest()),
             n=n,
             guarantee=reference.guarantee,
-            deff=float(reference.blocks.deff()[LOCATION]),
+            deff=deff,
             mean=config.low + span * mean,
-            limit=(1 - config.allowed_drop) * mean_lower(mean, sd, n),
+            limit=limit,
+            detectable=self._detectable(mean, sd, limit, deff),
         )
+
+    def _detectable(self, mean: float, sd: float, limit: float, deff: float) -> float | None:
+        """Evidence against the limit grows by (limit - mean)^2 / 2 variances a unit."""
+        found = limit - sd * math.sqrt(2 * (self._budget.threshold + 2) * deff / HORIZON)
+        return 1 - found / mean if found > 0 else None
 
     def _moments(self, reference: SampleReference) -> tuple[float, float]:
         """Mean and standard deviation of the rescaled scores."""
@@ -110,7 +120,9 @@ class Quality(ScalarDetector[MeanBaseline]):
 
     def _note(self, baseline: MeanBaseline) -> str:
         config = self._config
-        return f"Limit: a mean of {config.low + (config.high - config.low) * baseline.limit:.4g}. {SEASONS}"
+        drop = "none" if baseline.detectable is None else f"{-baseline.detectable:.1%}"
+        limit = config.low + (config.high - config.low) * baseline.limit
+        return f"Limit: a mean of {limit:.4g}. Detectable within {HORIZON} sessions: {drop}. {NO_HOURS}"
 
 
 def mean_lower(mean: float, sd: float, n: int) -> float:

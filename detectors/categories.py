@@ -27,6 +27,7 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -34,9 +35,11 @@ from driftline.detectors.base import Floats, Insufficient, Measurement, Slots, S
 from driftline.detectors.bernoulli import clopper_pearson, log_ratios, recovered_from_above, worse
 from driftline.detectors.columns import Columns
 from driftline.detectors.config import BudgetConfig, CategoriesConfig
+from driftline.detectors.detectable import detectable_rate
 from driftline.detectors.digests import digests
 from driftline.detectors.engine import Engine
-from driftline.detectors.scalar import Opened, ScalarBaseline, relative
+from driftline.detectors.scalar import HORIZON, Opened, ScalarBaseline, relative
+from driftline.detectors.seasons import WEEK, Clock, Season, both, confidence
 from driftline.detectors.tempering import BLOCK_S, MIN_BLOCKS, Blocks, note
 from driftline.detectors.units import NO_SESSION
 from driftline.schemas.ids import stable_id
@@ -55,7 +58,14 @@ _MAX_NAMES = 4_000
 _LONGEST = 200  # characters of a name that count
 _MAX_NEW = 16  # new categories of a stream that are told apart, for people
 
+_BATCH = 512  # units that a season counts at once
+
 UP, DOWN, NEW = 0, 1, 2
+_NO_EVIDENCE = (np.zeros(_BETS), np.zeros(_BETS), np.zeros(3), np.zeros(3))
+
+
+def _unknown() -> Floats:
+    return np.empty((0, 0))
 
 
 class CategoriesBaseline(ScalarBaseline, frozen=True, kw_only=True):
@@ -64,6 +74,14 @@ class CategoriesBaseline(ScalarBaseline, frozen=True, kw_only=True):
     names: list[str]
     rare: list[int]  # the other categories of the reference
     singletons: int | None  # categories seen once; None: there were too many to tell new ones
+    hour_shares: Floats = msgspec.field(default_factory=_unknown)  # [24 or 168, K + 1] of categories and "other"
+    hour_units: Floats = msgspec.field(default_factory=_unknown)  # [24 or 168, K + 1] independent units that know them
+
+    @property
+    def shares(self) -> Floats:
+        """[K + 1] of categories and "other"."""
+        counts = np.array([*self.counts, self.n - sum(self.counts)], np.float64)
+        return counts / self.n
 
     def has(self, code: int) -> bool:
         """Whether the reference had it, or may have had it."""
@@ -168,6 +186,8 @@ class Categories:
     def __init__(self, name: str, config: CategoriesConfig, budget: BudgetConfig) -> None:
         self.name = name
         self._config = config
+        self._budget = budget
+        self._clock = Clock(budget)
         self._block_ticks = budget.ticks(BLOCK_S)
         self._names = CategoryNames()
         self._engine = Engine(_BETS, 3, budget, config.recovery)  # its slots are tests
@@ -189,6 +209,7 @@ class Categories:
             category=((), np.int64, 0),
             direction=((), np.int64, 0),
             share=((), np.float64, 0),
+            bound=((), np.float64, 0),
             weight=((), np.float64, 0),
             hit=((_BETS,), np.float64, 0),  # log of the factor of a unit of the category, and of another unit
             miss=((_BETS,), np.float64, 0),
@@ -222,6 +243,44 @@ class Categories:
             names=[reference.names.name(code) for code, _ in top],
             rare=sorted(code for code, _ in rest),
             singletons=None if reference.uncounted else sum(count == 1 for _, count in ranked),
+        )
+
+    def season(self, baseline: CategoriesBaseline, state: State | None = None) -> Season:
+        ordered = sorted((code, number) for number, code in enumerate(baseline.codes))
+        codes = np.array([*(code for code, _ in ordered), _CODES])
+        numbers = np.array([*(number for _, number in ordered), len(ordered)])
+        other = len(ordered)
+
+        def categories(value: Floats, session: NDArray[np.int64]) -> Floats:
+            value = value[_valid(value)]
+            place = codes.searchsorted(value)
+            number = np.where(codes[place] == value, numbers[place], other)
+            rows: Floats = np.eye(other + 1)[number]
+            return rows
+
+        return Season(categories, other + 1, self._budget, batch=_BATCH, state=state)
+
+    def seasoned(self, baseline: CategoriesBaseline, season: Season) -> CategoriesBaseline:
+        shares = baseline.shares
+        hours = season.fit(shares * (1 - shares) * baseline.deff)
+        return msgspec.structs.replace(
+            baseline,
+            id=stable_id(baseline.id, hours.digest()),
+            hour_shares=hours.mean,
+            hour_units=hours.units,
+        )
+
+    def carried(self, baseline: CategoriesBaseline, before: CategoriesBaseline) -> CategoriesBaseline:
+        if not len(before.hour_shares):
+            return baseline
+        place = {code: i for i, code in enumerate(before.codes)}
+        same = np.array([*(place.get(code, -1) for code in baseline.codes), len(before.codes)])
+        apart = np.where(same < 0, 0.0, (before.hour_shares - before.hour_shares.mean(0))[:, same])
+        return msgspec.structs.replace(
+            baseline,
+            id=stable_id(baseline.id, before.id),
+            hour_shares=np.clip(baseline.shares + apart, 0, 1),
+            hour_units=both(np.where(same < 0, np.inf, before.hour_units[:, same]), baseline.n / baseline.deff),
         )
 
     def open(self, baseline: CategoriesBaseline, slot: int | None = None) -> int:
@@ -259,18 +318,28 @@ class Categories:
         self._category_of[slot] = {code: i for i, code in enumerate(baseline.codes)} | dict.fromkeys(
             baseline.rare, other
         )
-        tests = _tests(baseline)
+        self._hold(slot, baseline)
+
+    def _hold(self, slot: int, baseline: CategoriesBaseline) -> None:
+        """A slot's tests against the shares of the hour."""
+        hours = len(baseline.hour_shares)
+        tests = _tests(baseline, self._clock.hour % hours if hours else None)
         f = self._fixed
         for row, test in zip(self._tests[slot], tests, strict=True):
             while len(f) <= row:
                 f.claim(None)
             f["slot"][row], f["weight"][row] = slot, 1 / len(tests)
-            f["category"][row], f["direction"][row], f["share"][row] = test.category, test.direction, test.share
+            f["category"][row], f["direction"][row] = test.category, test.direction
+            f["share"][row], f["bound"][row] = test.share, test.bound
             f["hit"][row], f["miss"][row], f["hit_r"][row], f["miss_r"][row] = (
                 log / baseline.deff for log in test.factors
             )
 
     def update(self, batch: TickBatch, tick: int) -> Transitions:
+        if self._clock.strike(tick):
+            for number, baseline in enumerate(self._baselines):
+                if len(baseline.hour_shares):
+                    self._hold(number, baseline)
         slot, value, session = batch.slot, batch.value, batch.session
         valid = _valid(value)
         if not valid.all():
@@ -371,9 +440,11 @@ class Categories:
         share, was = self._share(slot, lead), float(self._fixed["share"][lead])
         notes = [self._said(slot, test) for test in moved]
         if not moved and share is not None:
-            notes = [f"Nearest to an alarm: {self._said(slot, lead)}"]
+            notes = [f"Nearest to an alarm: {self._said(slot, lead)}{self._detectable(slot, lead)}"]
         if baseline.deff > 1:
             notes.append(note(baseline.deff))
+        if unknown := confidence(len(baseline.hour_shares), WEEK):
+            notes.append(unknown)
         if invalid:
             notes.append(f"{invalid} invalid units.")
         units = run.units if run else int(self._counts["units"][slot])
@@ -410,6 +481,13 @@ class Categories:
         way = "up" if f["direction"][test] == UP else "down"
         return f"“{name}” {way} to {share}, was {f['share'][test]:.2%}."
 
+    def _detectable(self, slot: int, test: int) -> str:
+        if self._fixed["direction"][test] != UP:
+            return ""
+        units = max(1, round(HORIZON / self._baselines[slot].deff))
+        rate = detectable_rate(float(self._fixed["bound"][test]), units, self._budget)
+        return "" if rate is None else f" Detectable within {HORIZON} sessions: {rate:.2%}."
+
     def _name(self, slot: int, test: int) -> str:
         baseline = self._baselines[slot]
         category = int(self._fixed["category"][test])
@@ -427,6 +505,7 @@ class Categories:
         return {
             "names": self._names.snapshot(),
             "engine": self._engine.snapshot(),
+            "hour": self._clock.hour,
             "baselines": self._baselines.snapshot(),
             "tests": [list(tests) for tests in self._tests],
             "new": [list(new.items()) for new in self._new],
@@ -437,6 +516,7 @@ class Categories:
     def restore(self, state: State) -> None:
         self._names.restore(state["names"])
         self._engine.restore(state["engine"])
+        self._clock.hour = state["hour"]
         self._baselines.restore(state["baselines"])
         self._tests = [list(tests) for tests in state["tests"]]
         self._new = [dict(new) for new in state["new"]]
@@ -451,31 +531,36 @@ class _Test(NamedTuple):
     category: int  # its number in the baseline; then other, then new
     direction: int
     share: float  # in the reference
+    bound: float  # of the share, which is no alarm yet
     factors: tuple[Floats, Floats, Floats, Floats]  # logs: hit and miss for alarm, hit and miss for recovery
 
 
-def _tests(baseline: CategoriesBaseline) -> list[_Test]:
+def _tests(baseline: CategoriesBaseline, hour: int | None = None) -> list[_Test]:
+    """In an hour or at any time: the same tests, against other shares."""
     n = baseline.n
-    counts = [*baseline.counts, n - sum(baseline.counts)]
-    tail = (1 - CONFIDENCE) / (2 * len(counts))
+    shares = baseline.shares
+    now, units = shares, np.full(len(shares), n / baseline.deff)
+    if hour is not None:
+        units = baseline.hour_units[hour]
+        now = np.clip(baseline.hour_shares[hour], 0.5 / np.maximum(units, 1), 1 - 0.5 / np.maximum(units, 1))
+    tail = (1 - CONFIDENCE) / (2 * len(shares))
     tests = []
-    for category, count in enumerate(counts):
-        share = count / n
+    for category, share in enumerate(shares.tolist()):
         if share > 0.5:
             continue
-        low, high = clopper_pearson(count / baseline.deff, n / baseline.deff, tail)
-        factors = (*log_ratios(high, worse(high)), *recovered_from_above(high, share))
-        tests.append(_Test(category, UP, share, factors))
-        if low > 0:
-            p1 = low * _RARER
-            back = np.array([low, (low + share) / 2, share])
-            tests.append(_Test(category, DOWN, share, (*log_ratios(low, p1), *log_ratios(p1[0], back))))
+        at, known = float(now[category]), float(units[category])
+        low, high = clopper_pearson(at * known, known, tail)
+        tests.append(_Test(category, UP, at, high, (*log_ratios(high, worse(high)), *recovered_from_above(high, at))))
+        if clopper_pearson(share * n / baseline.deff, n / baseline.deff, tail)[0] > 0:
+            back = np.array([low, (low + at) / 2, at])
+            factors = (*log_ratios(low, low * _RARER), *log_ratios(low * _RARER[0], back)) if low > 0 else _NO_EVIDENCE
+            tests.append(_Test(category, DOWN, at, low, factors))
     if baseline.singletons is not None:
         e = (n + 1) / (baseline.singletons + 1)
         still = max(ETAS[0], min(0.9, 3 / e))
         back = min(1 / e, still / 2) * np.array([1, 1 / 2, 1 / 6])
         new = (np.log1p(ETAS * (e - 1)), np.log1p(-ETAS))
-        tests.append(_Test(len(counts), NEW, 0.0, (*new, *log_ratios(still, back))))
+        tests.append(_Test(len(shares), NEW, 0.0, 0.0, (*new, *log_ratios(still, back))))
     return tests
 
 

@@ -6,8 +6,9 @@ session: without it the test alarms a hundred times too often. Everything is sum
 sessions the sum is kept, from which splitting finds the thresholds.
 """
 
+import math
 from hashlib import blake2b
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -15,9 +16,12 @@ from numpy.typing import NDArray
 
 from driftline.detectors.base import Floats, Insufficient, State
 from driftline.detectors.config import BudgetConfig, EmbeddingDriftConfig
+from driftline.detectors.features import make_features, median_distance
 from driftline.detectors.limits import SADDLEPOINT, Noise, powers_of_two, split, unsplit
 from driftline.detectors.saddlepoint import log_sf, positive, quantile
 from driftline.detectors.samples import Thinned
+from driftline.detectors.scalar import HORIZON
+from driftline.detectors.seasons import DAY, Season, both
 from driftline.detectors.splitting import Sample, Singles
 from driftline.detectors.topics import Topics, find
 from driftline.detectors.units import NO_SESSION
@@ -26,6 +30,8 @@ from driftline.schemas.results import Guarantee
 
 _BATCH = 64  # samples (sessions or blocks) that one matrix product adds: a product each would cost more
 _DIRECTIONS = 64  # that get a design effect of their own when samples are few
+_ROWS = 4096  # texts whose features are computed at once: 32 MB at 1,024 features
+_WIDTH = 384  # features at which the sample is as large as the settings say; of more features, as many bytes
 _HISTORY = 8  # a window is at most this fraction of the reference: else the reference's own error is in every window
 
 
@@ -108,7 +114,12 @@ class EmbeddingReference:
 
     def __init__(self, config: EmbeddingDriftConfig, state: State | None = None) -> None:
         self._config = config
+        self._features = make_features(config)
         self._block = config.block_events
+        self.d = 0  # dimensions of vectors; known from the first valid one on
+        self.bandwidth: float | None = None if self._features.texts else 0.0  # None: not before that many texts
+        self._first = np.empty((0, 0), np.float32)  # unit vectors until then
+        self._first_sessions = np.empty(0, np.int64)
         self.mode: Literal["sessions", "events"] | None = None
         self.invalid = 0
         self.skipped = 0
@@ -124,29 +135,44 @@ class EmbeddingReference:
 
     @property
     def n(self) -> int:
-        return self.groups.events + sum(length for _, length in self._open.values())
+        return self.groups.events + sum(length for _, length in self._open.values()) + len(self._first)
 
     def add(self, value: Floats, session: NDArray[np.int64]) -> None:
         """A tick's events, taken by `FirstSixteen`."""
-        phi, valid = unit_vectors(value, len(self.groups.total) if self.mode else None)
-        self.invalid += len(value) - len(phi)
+        x, valid = unit_vectors(value, self.d or None)
+        self.invalid += len(value) - len(x)
         session = session[valid]
-        if not len(phi):
+        if not len(x):
             return
         if self.mode is None:
             self.mode = "sessions" if 2 * int((session != NO_SESSION).sum()) > len(session) else "events"
-            self.groups, self.singles = _Moments(phi.shape[1]), _Moments(phi.shape[1])
-            self.sample = Thinned(phi.shape[1])
+            self.d = x.shape[1]
+            size = self._features.size(self.d)
+            self.groups, self.singles, self.sample = _Moments(size), _Moments(size), Thinned(size)
+            self._first = np.empty((0, self.d), np.float32)
         if self.mode == "sessions":
             known = session != NO_SESSION
-            self.skipped += len(phi) - int(known.sum())
-            phi, session = phi[known], session[known]
+            self.skipped += len(x) - int(known.sum())
+            x, session = x[known], session[known]
         else:
-            self.singles.add(phi, np.ones(len(phi), np.int64))
-            session = (self.n + np.arange(len(phi))) // self._block
-        self._digest = blake2b(self._digest + phi.tobytes() + session.tobytes(), digest_size=16).digest()
+            session = (self.n + np.arange(len(x))) // self._block
+        self._digest = blake2b(self._digest + x.tobytes() + session.tobytes(), digest_size=16).digest()
+        if self.bandwidth is None:
+            self._first = np.concatenate([self._first, x.astype(np.float32)])
+            self._first_sessions = np.concatenate([self._first_sessions, session])
+            if len(self._first) < self._features.texts:
+                return
+            x, session = self._first.astype(np.float64), self._first_sessions
+            self.bandwidth = median_distance(x[: self._features.texts])
+            self._first, self._first_sessions = self._first[:0], session[:0]
+        for start in range(0, len(x), _ROWS):
+            part = slice(start, start + _ROWS)
+            self._learn(self._features.of(x[part], self.bandwidth), session[part])
+
+    def _learn(self, phi: Floats, session: NDArray[np.int64]) -> None:
         self._collect(phi, session)
         if self.mode == "events":
+            self.singles.add(phi, np.ones(len(phi), np.int64))
             self._close(self.n // self._block)
 
     def _collect(self, phi: Floats, session: NDArray[np.int64]) -> None:
@@ -172,12 +198,15 @@ class EmbeddingReference:
             self.groups.add(np.array(sums), np.array(lengths, np.int64))
             if self.mode == "sessions":
                 self.sample.add(np.array(sums), np.array(lengths, np.int64))
-                self.sample.thin(self._limit)
+                self._thin(self.sample)
 
     def share(self, references: int) -> None:
         """That many references learn side by side: keep no more than this one's share of the sample."""
         self._limit = self._config.sample // max(1, references)
-        self.sample.thin(self._limit)
+        self._thin(self.sample)
+
+    def _thin(self, sample: Thinned) -> None:
+        sample.thin(self._limit * _WIDTH // max(_WIDTH, self._features.size(self.d)))
 
     def digest(self) -> str:
         return self._digest.hex()
@@ -189,13 +218,17 @@ class EmbeddingReference:
             sums, lengths = zip(*(self._open[number] for number in sorted(self._open)), strict=True)
             groups.add(np.array(sums), np.array(lengths, np.int64))
             sample.add(np.array(sums), np.array(lengths, np.int64))
-            sample.thin(self._limit)
+            self._thin(sample)
         return groups, sample
 
     def snapshot(self) -> State:
-        d = len(self.groups.total)
+        size = len(self.groups.total)
         return {
             "mode": self.mode,
+            "d": self.d,
+            "bandwidth": self.bandwidth,
+            "first": self._first.copy(),
+            "first_sessions": self._first_sessions.copy(),
             "invalid": self.invalid,
             "skipped": self.skipped,
             "groups": self.groups.snapshot(),
@@ -204,11 +237,13 @@ class EmbeddingReference:
             "limit": self._limit,
             "digest": self._digest,
             "open": [list(self._open), [length for _, length in self._open.values()]],
-            "open_sums": np.array([total for total, _ in self._open.values()]).reshape(len(self._open), d),
+            "open_sums": np.array([total for total, _ in self._open.values()]).reshape(len(self._open), size),
         }
 
     def _restore(self, state: State) -> None:
         self.mode = state["mode"]
+        self.d, self.bandwidth = state["d"], state["bandwidth"]
+        self._first, self._first_sessions = state["first"].copy(), state["first_sessions"].copy()
         self.invalid, self.skipped = state["invalid"], state["skipped"]
         self.groups.restore(state["groups"])
         self.singles = _Moments(len(self.groups.total))
@@ -225,12 +260,22 @@ class EmbeddingReference:
         }
 
 
+def _no_hours() -> Any:
+    return np.empty((0, 0), np.float32)
+
+
+def _no_units() -> Floats:
+    return np.empty(0)
+
+
 class EmbeddingBaseline(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     n: int  # events in the reference
     guarantee: Guarantee
     sessions: bool  # whether events without a session are left out
-    mu: Floats  # [d]
+    d: int  # dimensions of vectors
+    bandwidth: float  # of the features; 0 with the linear kernel
+    mu: Floats  # [features]
     spectrum: Floats  # eigenvalues of Sigma, positive
     events_per_unit: float  # sum of squared lengths / sum of lengths: long sessions are worth fewer units
     scales: NDArray[np.int64]  # [s] window lengths in events, ascending
@@ -239,9 +284,34 @@ class EmbeddingBaseline(msgspec.Struct, frozen=True, kw_only=True):
     tail: Floats  # [m, 3] index of the scale, value and its ln p, upwards, from p = 1e-4: what window means really do
     quiet: float  # the statistic's value at p = 0.2
     note: str  # about the thresholds
-    centers: NDArray[np.float32]  # [k, d] of the reference's topics; none without sessions
+    centers: NDArray[np.float32]  # [k, d] of the reference's topics; none without sessions, or with the kernel rff
     shares: Floats  # [k + 1] of them
     near: float
+    hours: NDArray[np.float32] = msgspec.field(default_factory=_no_hours)  # [24, features] means; empty: not known
+    hour_units: Floats = msgspec.field(default_factory=_no_units)  # [24] events that would know them as well
+    hour_apart: Floats = msgspec.field(default_factory=_no_units)  # [24] variance by what days are of their own accord
+    hour_factors: Floats = msgspec.field(default_factory=_no_hours)  # [24, s] by which this stretches T
+
+    def mean(self, hour: int) -> Floats:
+        """[features] in an hour since the epoch."""
+        return self.hours[hour % DAY].astype(np.float64) if len(self.hours) else self.mu
+
+    def statistics(self, sums: Floats, n: NDArray[np.int64], hour: int) -> Floats:
+        """T of windows of n events over which phi less its mean adds up to `sums`; the last of them in that hour."""
+        if not len(self.hours):
+            return _statistics(sums, n, self.n)
+        scale = np.minimum(self.scales.searchsorted(n, side="right"), len(self.scales)) - 1
+        factor = self.hour_factors[hour % DAY, np.maximum(scale, 0)]
+        t: Floats = _statistics(sums, n, self.hour_units[hour % DAY]) / factor
+        return t
+
+    @property
+    def detectable(self) -> str:
+        """The shift that a window of about a thousand texts finds in half of the cases."""
+        scale = max(0, int(self.scales.searchsorted(HORIZON, side="right")) - 1)
+        n = int(self.scales[scale])
+        excess = max(0.0, float(self.limit[scale] - self.spectrum.sum()))
+        return f"Detectable within {n:,} texts: a mean that lies {math.sqrt(excess / effective(n, self.n)):.2g} off."
 
     @property
     def topics(self) -> Topics:
@@ -260,6 +330,8 @@ def fit(
     name: str, config: EmbeddingDriftConfig, budget: BudgetConfig, reference: EmbeddingReference
 ) -> EmbeddingBaseline | Insufficient:
     """Takes seconds: thresholds are sampled where sessions are known."""
+    if reference.bandwidth is None:
+        return Insufficient("too few texts", reference.n, config.min_events)
     groups, sample = reference.complete()
     if reference.mode == "sessions":
         for note, have, need in (
@@ -296,12 +368,15 @@ def fit(
     else:
         limits = unsplit(config, budget, noise, scales)
     sums, _ = sample.rows()
-    topics = find(unit_vectors(sums, None)[0], int(baseline_id, 16)) if len(sums) else Topics.none(len(mu))
+    directions = len(sums) and config.kernel == "linear"  # topics are of texts as they are, not of their features
+    topics = find(unit_vectors(sums, None)[0], int(baseline_id, 16)) if directions else Topics.none(reference.d)
     return EmbeddingBaseline(
         id=baseline_id,
         n=n,
         guarantee="stated" if reference.mode == "sessions" else "approximate",
         sessions=reference.mode == "sessions",
+        d=reference.d,
+        bandwidth=reference.bandwidth,
         mu=mu,
         spectrum=noise.spectrum,
         events_per_unit=noise.events_per_unit,
@@ -315,6 +390,63 @@ def fit(
         shares=topics.shares,
         near=topics.near,
     )
+
+
+def season(
+    config: EmbeddingDriftConfig, budget: BudgetConfig, baseline: EmbeddingBaseline, state: State | None
+) -> Season:
+    """What learns the mean of texts in each hour of the day."""
+    features = make_features(config)
+
+    def phi(value: Floats, session: NDArray[np.int64]) -> Floats:
+        x, _ = unit_vectors(value[session != NO_SESSION] if baseline.sessions else value, baseline.d)
+        return features.of(x, baseline.bandwidth)
+
+    return Season(phi, len(baseline.mu), budget, hours=DAY, together=True, state=state)
+
+
+def seasoned(baseline: EmbeddingBaseline, learned: Season) -> EmbeddingBaseline:
+    hours = learned.fit(baseline.spectrum.sum(keepdims=True))
+    return _with_hours(baseline, hours.digest(), hours.mean, hours.noise_units[:, 0], hours.apart[:, 0])
+
+
+def carried(baseline: EmbeddingBaseline, before: EmbeddingBaseline) -> EmbeddingBaseline:
+    if not len(before.hours) or baseline.bandwidth != before.bandwidth:  # features of another bandwidth are others
+        return baseline
+    mean = baseline.mu + before.hours.astype(np.float64) - before.hours.mean(0)
+    return _with_hours(baseline, before.id, mean, both(before.hour_units, baseline.n), before.hour_apart)
+
+
+def _with_hours(
+    baseline: EmbeddingBaseline, source: str, mean: Floats, units: Floats, apart: Floats
+) -> EmbeddingBaseline:
+    """Days differ in unknown directions: their variance counts as if it were all along the largest of the noise, which
+    stretches the tail most (a sum of two matrices' eigenvalues is majorised by the sums of their eigenvalues)."""
+    factors = np.ones((len(units), len(baseline.scales)))
+    largest = np.arange(len(baseline.spectrum)) == baseline.spectrum.argmax()
+    for (hour, scale), _ in np.ndenumerate(factors):
+        if apart[hour] > 0:
+            stretched = baseline.spectrum + effective(baseline.scales[scale], units[hour]) * apart[hour] * largest
+            level = float(baseline.log_alpha[scale])
+            factors[hour, scale] = max(1.0, quantile(level, stretched) / quantile(level, baseline.spectrum))
+    return msgspec.structs.replace(
+        baseline,
+        id=stable_id(baseline.id, source),
+        hours=mean.astype(np.float32),
+        hour_units=units,
+        hour_apart=apart,
+        hour_factors=factors,
+    )
+
+
+def effective(n: Any, n_ref: Any) -> Any:
+    """The size of a window that compares as well with mu as the window does with a reference of n_ref."""
+    return n * n_ref / (n + n_ref)
+
+
+def _statistics(sums: Floats, n: NDArray[np.int64], n_ref: float) -> Floats:
+    t: Floats = effective(n, n_ref) / n**2 * np.einsum("sd,sd->s", sums, sums)
+    return t
 
 
 def _centred(sample: Thinned, mu: Floats) -> Sample:

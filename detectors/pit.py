@@ -11,7 +11,8 @@ alike. (With the rank of the middle of a bin it is not: all units equal would ha
 tick's logs are then counts per bin times a table of the bins.
 
 eps covers the uncertainty of the reference at four standard errors: 4 sd(h)/sqrt(n), and what n units may all have
-missed; for the tails the exact binomial bound at the same confidence.
+missed; for the tails the exact binomial bound at the same confidence. Once it is known how the means of h differ
+between the hours of the day and week (`seasons.py`), every tick is held against the means of its hour.
 
 In alarm the test is mirrored for the statistic that led. Null: its mean is still as far off as half of what it was. A
 Kelly bet l on an effect d grows by l d/2 a unit, so that half of the effect is growth/l.
@@ -30,27 +31,33 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betaincinv, ndtr, stdtrit
 
-from driftline.detectors.base import Floats, Insufficient, Measurement, Slots
+from driftline.detectors.base import Floats, Insufficient, Measurement, Slots, State, TickBatch, Transitions
 from driftline.detectors.columns import Columns
 from driftline.detectors.config import BudgetConfig, PitConfig
 from driftline.detectors.engine import Run
-from driftline.detectors.scalar import HORIZON, SEASONS, SampleReference, ScalarBaseline, ScalarDetector, relative
-from driftline.detectors.tempering import TAILS
+from driftline.detectors.scalar import HORIZON, SampleReference, ScalarBaseline, ScalarDetector, relative
+from driftline.detectors.seasons import WEEK, Clock, Season, both, confidence
+from driftline.detectors.tempering import BLOCK_S, TAILS
 from driftline.schemas.ids import stable_id
 
 Scale: TypeAlias = Literal["ratio", "difference"]
 
-MAX_SAMPLE = 8192  # of a reference: 64 kB while it learns, and 4 % of a standard deviation as the uncertainty
+MAX_SAMPLE = 8192  # of a reference: 64 kB while it learns
 _GRID = 120  # quantiles between bins
 _TARGETS = np.array(sorted({*(i / _GRID for i in range(1, _GRID)), *TAILS, *(1 - q for q in TAILS)}))
 _ERRORS = 4.0  # standard errors that eps covers
 _MISS = float(ndtr(-_ERRORS))  # the probability that it does not
 _NONE = np.empty(0, np.intp)
+_BATCH = 512  # units whose ranks a season looks up at once
 _SMALLEST = float(np.finfo(np.float64).tiny)
 _LARGEST = 1e300  # as good as infinity
 _RECOVERY = np.array([0.03, 0.1, 0.3, 0.9])
 _MIN_INTERVAL = 30  # units; fewer make no interval worth showing
 _SPAN = np.log(100.0)  # of what is shown: a unit weighs at most as one of 100 times the median
+
+
+def _unknown() -> Floats:
+    return np.empty((0, 0))
 
 
 @dataclass(frozen=True)
@@ -114,11 +121,13 @@ FALL = (_UP, *_TAIL)  # of values with their sign changed
 
 class PitBaseline(ScalarBaseline, frozen=True, kw_only=True):
     edges: list[float]  # bin i holds edges[i-1] <= x < edges[i]
-    counts: list[int]  # of the sample in each bin
+    counts: list[int]  # of units in each bin
     deffs: list[float]  # of each statistic
     center: float  # the sample's median
     typical: float  # the mean of what is shown
     detectable: float | None  # the least change that is found within 1,000 units; None: no change is
+    hour_means: Floats = msgspec.field(default_factory=_unknown)  # [24 or 168, S] of h; empty: they are not known
+    hour_units: Floats = msgspec.field(default_factory=_unknown)  # [24 or 168, S] independent units that know them
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +135,7 @@ class Law:
     """What follows from a baseline: of K bins, S statistics and J bets."""
 
     edges: Floats  # [K-1]
-    h: Floats  # [K, S]
+    h: Floats  # [K, S] less its mean in the hour
     eps: Floats  # [S]
     table: Floats  # [K, J] the logs of the factors
     bets: Floats  # [J]
@@ -146,24 +155,32 @@ def histogram(ordered: Floats) -> tuple[Floats, NDArray[np.int64]]:
 
 
 def law_of(
-    statistics: tuple[_Statistic, ...], edges: Floats, counts: Floats, deffs: Floats, units: int, number: int = 0
+    statistics: tuple[_Statistic, ...],
+    edges: Floats,
+    counts: Floats,
+    deffs: Floats,
+    units: int,
+    number: int = 0,
+    hour: tuple[Floats, Floats] | None = None,
 ) -> Law:
-    """counts: of a sample of `units`. deffs: [S] how many of them are worth one that is independent."""
+    """counts: of `units`. deffs: [S] how many of them are worth one that is independent. hour: [S] means of h, and the
+    independent units that know them; else h has a mean of 0, as the units know it."""
     shares = counts / counts.sum()
     upto = np.cumsum(shares)
     low = np.concatenate([[0.0], upto[:-1]])
     h = np.stack([statistic.means(low, upto) for statistic in statistics], axis=1)
-    n = np.minimum(counts.sum(), units / deffs)
+    mean, n = hour or (np.zeros(len(statistics)), units / deffs)
     eps = _ERRORS * np.sqrt(shares @ h**2 / n) - math.log(_MISS) / n
     for i, statistic in enumerate(statistics):
         if not statistic.degree:
-            eps[i] = tail_excess(n[i], 1 - statistic.above)
+            eps[i] = tail_excess(n[i], 1 - statistic.above + mean[i])
+    h -= mean
     bets: list[float] = []
     of_bet: list[int] = []
     for i, statistic in enumerate(statistics):
         least = statistic.least()
         for bet in statistic.bets:
-            bets.append(min(bet / least if statistic.degree else bet, 0.9 / (least + eps[i])))
+            bets.append(min(bet / least if statistic.degree else bet, 0.9 / (least + mean[i] + eps[i])))
             of_bet.append(i)
     table = np.log1p(np.array(bets) * (h - eps)[:, of_bet]) / deffs[of_bet]
     return Law(edges, h, eps, table, np.array(bets), np.array(of_bet, np.intp), number)
@@ -175,6 +192,41 @@ def tail_excess(n: float, share: float) -> float:
     return float(betaincinv(k + 1, n - k, 1 - _MISS)) - share
 
 
+class RankReference(SampleReference):
+    """A reference whose ranks come from all units: once the sample must be thinned, its bins count the units."""
+
+    def __init__(self, sign: float, low: float, high: float, state: State | None, block_ticks: int) -> None:
+        super().__init__(low, high, state, MAX_SAMPLE, block_ticks)
+        self._sign = sign
+        self._bins: tuple[Floats, NDArray[np.int64]] | None = None
+        if state is not None and state["edges"] is not None:
+            self._bins = state["edges"].copy(), state["counts"].copy()
+
+    def add(self, value: Floats, session: NDArray[np.int64]) -> None:
+        if self._bins is not None:
+            edges, counts = self._bins
+            valid = value[(value >= self._low) & (value <= self._high)]
+            bins = edges.searchsorted(self._sign * np.minimum(valid, _LARGEST), side="right")
+            counts += np.bincount(bins, minlength=len(counts))
+        super().add(value, session)
+
+    def _thin(self) -> None:
+        self._bins = self.histogram()
+        super()._thin()
+
+    def histogram(self) -> tuple[Floats, NDArray[np.int64]]:
+        """Edges of bins and the units in each, of values times the sign."""
+        return self._bins or histogram(np.sort(self._sign * np.minimum(self.sorted(), _LARGEST)))
+
+    def snapshot(self) -> State:
+        edges, counts = self._bins or (None, None)
+        return {
+            **super().snapshot(),
+            "edges": None if edges is None else edges.copy(),
+            "counts": None if counts is None else counts.copy(),
+        }
+
+
 class Pit(ScalarDetector[PitBaseline]):
     """Alarms when the distribution has left that of the reference. Units: numbers, infinity included, first events of
     sessions or session means, in the reference as live.
@@ -182,8 +234,6 @@ class Pit(ScalarDetector[PitBaseline]):
     falls: alarm only when values have become lower. scale: whether changes are shown as ratios of values that are not
     negative, by their geometric mean, or as differences of bounded values, by their mean.
     """
-
-    _limit = MAX_SAMPLE
 
     def __init__(
         self,
@@ -203,10 +253,14 @@ class Pit(ScalarDetector[PitBaseline]):
         self._low, self._high = low, high
         self._sign = -1.0 if falls else 1.0
         self._ratio = scale == "ratio"
-        self._laws: WeakValueDictionary[str, Law] = WeakValueDictionary()
+        self._laws: WeakValueDictionary[tuple[str, int], Law] = WeakValueDictionary()
+        self._clock = Clock(budget)
         self._law: list[Law] = []  # of each slot; equal baselines share it
         self._derived = Columns(center=((), np.float64, 1), law=((), np.int64, 0))
         self._numbers = count()
+
+    def reference(self, state: State | None = None) -> RankReference:
+        return RankReference(self._sign, self._low, self._high, state, self._budget.ticks(BLOCK_S))
 
     def fit(self, reference: SampleReference) -> PitBaseline | Insufficient:
         config = self._config
@@ -215,7 +269,8 @@ class Pit(ScalarDetector[PitBaseline]):
         if unsettled := reference.unsettled():
             return unsettled
         values = np.minimum(reference.sorted(), _LARGEST)
-        edges, counts = histogram(np.sort(self._sign * values))
+        assert isinstance(reference, RankReference)
+        edges, counts = reference.histogram()
         deffs = reference.blocks.deff()[[statistic.block for statistic in self._statistics]]
         law = law_of(self._statistics, edges, counts.astype(np.float64), deffs, reference.n)
         center = self._center(values)
@@ -262,16 +317,74 @@ class Pit(ScalarDetector[PitBaseline]):
         first = bisect_left(shares, True, key=found)
         return self._sign * shares[first] if first < len(shares) else None
 
-    def _configure(self, slot: int, baseline: PitBaseline) -> None:
-        law = self._laws.get(baseline.id)
+    def season(self, baseline: PitBaseline, state: State | None = None) -> Season:
+        law = self._law_of(baseline, None)
+
+        def statistics(value: Floats, session: NDArray[np.int64]) -> Floats:
+            valid = (value >= self._low) & (value <= self._high)
+            means: Floats = law.h[self._bins(law, value[valid])]
+            return means
+
+        return Season(statistics, len(self._statistics), self._budget, batch=_BATCH, state=state)
+
+    def seasoned(self, baseline: PitBaseline, season: Season) -> PitBaseline:
+        law = self._law_of(baseline, None)
+        shares = np.array(baseline.counts) / sum(baseline.counts)
+        hours = season.fit(shares @ law.h**2 * np.array(baseline.deffs))
+        return msgspec.structs.replace(
+            baseline,
+            id=stable_id(baseline.id, hours.digest()),
+            hour_means=hours.mean,
+            hour_units=hours.units,
+        )
+
+    def carried(self, baseline: PitBaseline, before: PitBaseline) -> PitBaseline:
+        if not len(before.hour_means):
+            return baseline
+        least = np.array([-statistic.least() for statistic in self._statistics])
+        return msgspec.structs.replace(
+            baseline,
+            id=stable_id(baseline.id, before.id),
+            hour_means=np.maximum(before.hour_means - before.hour_means.mean(0), least),
+            hour_units=both(before.hour_units, baseline.n / np.array(baseline.deffs)),
+        )
+
+    def _law_of(self, baseline: PitBaseline, hour: int | None) -> Law:
+        """Against the means of an hour, or of all time."""
+        key = (baseline.id, -1 if hour is None else hour)
+        law = self._laws.get(key)
         if law is None:
             counts, deffs = np.array(baseline.counts, np.float64), np.array(baseline.deffs)
-            law = law_of(self._statistics, np.array(baseline.edges), counts, deffs, baseline.n, next(self._numbers))
-            self._laws[baseline.id] = law
+            known = None if hour is None else (baseline.hour_means[hour], baseline.hour_units[hour])
+            edges = np.array(baseline.edges)
+            law = law_of(self._statistics, edges, counts, deffs, baseline.n, next(self._numbers), known)
+            self._laws[key] = law
+        return law
+
+    def update(self, batch: TickBatch, tick: int) -> Transitions:
+        if self._clock.strike(tick):
+            for slot, baseline in enumerate(self._baselines):
+                self._hold(slot, baseline)
+        return super().update(batch, tick)
+
+    def snapshot(self) -> State:
+        return {**super().snapshot(), "hour": self._clock.hour}
+
+    def restore(self, state: State) -> None:
+        self._clock.hour = state["hour"]
+        super().restore(state)
+
+    def _hold(self, slot: int, baseline: PitBaseline) -> None:
+        """A slot against the law of the hour."""
+        hours = len(baseline.hour_means)
+        law = self._law_of(baseline, self._clock.hour % hours if hours else None)
         self._law[slot : slot + 1] = [law]
+        self._derived["law"][slot] = law.number
+
+    def _configure(self, slot: int, baseline: PitBaseline) -> None:
         self._derived.claim(None if slot == len(self._derived) else slot)
         self._derived["center"][slot] = baseline.center
-        self._derived["law"][slot] = law.number
+        self._hold(slot, baseline)
 
     def _statistic(self, slot: Slots, value: Floats) -> Floats:
         return self._sign * np.minimum(value, _LARGEST)
@@ -350,4 +463,4 @@ class Pit(ScalarDetector[PitBaseline]):
     def _note(self, baseline: PitBaseline) -> str:
         of_what = "" if self._ratio else " of the range"
         found = "no change" if baseline.detectable is None else f"{baseline.detectable:+.1%}{of_what}"
-        return f"Detectable within {HORIZON} sessions: {found}. {SEASONS}"
+        return f"Detectable within {HORIZON} sessions: {found}. {confidence(len(baseline.hour_means), WEEK)}"

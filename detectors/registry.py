@@ -22,6 +22,8 @@ FACTORIES: dict[str, Callable[[DetectorsConfig], AnyDetector]] = {
     "quality": lambda config: Quality(config.quality, config.budget),
     "finish_reason": lambda config: Categories("finish_reason", config.finish_reason, config.budget),
     "error_type": lambda config: Categories("error_type", config.error_type, config.budget),
+    "query_type": lambda config: Categories("query_type", config.query_type, config.budget),
+    "language": lambda config: Categories("language", config.language, config.budget),
     "invalid_rate": lambda config: InvalidRate(config.invalid_rate, config.budget),
     "quality_pit": lambda config: Pit(
         *("quality_pit", config.quality_pit, config.budget),

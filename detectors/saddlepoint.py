@@ -9,7 +9,6 @@ import math
 from functools import partial
 
 import numpy as np
-from scipy.optimize import brentq
 from scipy.special import log_ndtr
 
 from driftline.detectors.base import Floats
@@ -51,6 +50,8 @@ def _far(q: float, weights: Floats) -> float:
 
 def quantile(log_p: float, weights: Floats) -> float:
     """The q with ln P(T >= q) = log_p."""
+    from scipy.optimize import brentq  # half a second, and a role fits nothing when it starts
+
     mean = float(weights.sum())
     low, high = mean, mean
     while log_sf(low, weights) < log_p:
@@ -62,6 +63,8 @@ def quantile(log_p: float, weights: Floats) -> float:
 
 def _solve(q: float, weights: Floats) -> float:
     """The s with K'(s) = q."""
+    from scipy.optimize import brentq
+
     largest, total = float(weights.max()), float(weights.sum())
     # K' lies between largest / (1 - 2 largest s) and total / (1 - 2 largest s), and for s < 0 below d / (-2 s).
     if q > total:

@@ -12,13 +12,12 @@ from driftline.detectors.base import Floats, Insufficient, Measurement, Slots, S
 from driftline.detectors.columns import Columns
 from driftline.detectors.config import BudgetConfig, RecoveryConfig
 from driftline.detectors.engine import Engine, Run
+from driftline.detectors.seasons import Season
 from driftline.detectors.tempering import BLOCK_S, MIN_BLOCKS, Blocks, note
 from driftline.detectors.units import NO_SESSION
 from driftline.schemas.results import Guarantee
 
 MAX_SAMPLE = 50_000  # of a reference, kept exactly; beyond, every second one, then every fourth, …
-# References are of one time of the day and week: what changes with the hour may alarm.
-SEASONS = "seasonal_confidence: low."
 HORIZON = 1000  # units within which a change that is called detectable is found
 _RECENT = 512  # half-life, in units, of what is shown while nothing is wrong
 
@@ -63,10 +62,13 @@ class SampleReference:
         self._sample += taken[-self._n % self._stride :: self._stride].tolist()
         self._n += len(taken)
         while len(self._sample) > self._limit:
-            self._sample = self._sample[::2]
-            self._stride *= 2
+            self._thin()
         if self.without_session:
             self.blocks.add(taken)
+
+    def _thin(self) -> None:
+        self._sample = self._sample[::2]
+        self._stride *= 2
 
     def sorted(self) -> Floats:
         return np.sort(np.array(self._sample))
@@ -141,7 +143,6 @@ class ScalarDetector(ABC, Generic[B]):
 
     _low = 0.0
     _high = np.inf
-    _limit = MAX_SAMPLE  # of a reference's sample
 
     def __init__(
         self,
@@ -188,7 +189,16 @@ class ScalarDetector(ABC, Generic[B]):
         """Prepare what is derived from a slot's baseline."""
 
     def reference(self, state: State | None = None) -> SampleReference:
-        return SampleReference(self._low, self._high, state, self._limit, self._budget.ticks(BLOCK_S))
+        return SampleReference(self._low, self._high, state, block_ticks=self._budget.ticks(BLOCK_S))
+
+    def season(self, baseline: B, state: State | None = None) -> Season | None:
+        return None
+
+    def seasoned(self, baseline: B, season: Season) -> B:
+        raise NotImplementedError(f"{self.name} knows no hours")
+
+    def carried(self, baseline: B, before: B) -> B:
+        return baseline
 
     def open(self, baseline: B, slot: int | None = None) -> int:
         slot = self._engine.open(slot)

@@ -15,7 +15,6 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 
 from driftline.detectors.base import Floats
 from driftline.detectors.saddlepoint import positive, quantile
@@ -172,6 +171,8 @@ class _Windows:
 def _added(sums: Singles, index: NDArray[np.int32], weights: Singles) -> Singles:
     """[n, d] weighted sums of the rows that `index` [n, r] names. A sparse product reads each row once and in order,
     several times as fast as gathering them."""
+    from scipy.sparse import csr_array  # a tenth of a second, and a role fits nothing when it starts
+
     n, r = index.shape
     rows = np.arange(n + 1, dtype=np.int32) * r
     added: Singles = csr_array((np.tile(weights, n), index.ravel(), rows), shape=(n, len(sums))) @ sums

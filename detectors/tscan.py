@@ -2,8 +2,8 @@
 
 For windows of several lengths n at once, T_n = n_e ||mean over the window of (phi - mu)||^2 with
 n_e = n n_ref / (n + n_ref): without drift a weighted sum of chi-squares, whatever the texts, for windows that are long
-enough. Texts are unit vectors (the linear kernel: sees shifts of the mean). Unlike the e-detectors its false-alarm
-rate is calibrated, not proven.
+enough. phi are unit vectors: the texts' own (the linear kernel: sees shifts of the mean), or features of them. Unlike
+the e-detectors its false-alarm rate is calibrated, not proven.
 """
 
 from dataclasses import dataclass
@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from driftline.detectors import embeddings
 from driftline.detectors.base import Floats, Insufficient, Measurement, State, TickBatch, Transitions
 from driftline.detectors.config import BudgetConfig, EmbeddingDriftConfig
-from driftline.detectors.embeddings import EmbeddingBaseline, EmbeddingReference, unit_vectors
+from driftline.detectors.embeddings import EmbeddingBaseline, EmbeddingReference, effective, unit_vectors
 from driftline.detectors.engine import NEVER
+from driftline.detectors.features import Features, make_features
+from driftline.detectors.seasons import DAY, Clock, Season, confidence
 from driftline.detectors.units import NO_SESSION
 
 _BLOCK = 16  # events whose sum is kept as one: windows end now and begin at a block
@@ -42,13 +44,14 @@ class _Windows:
         d, none = len(baseline.mu), np.empty(0, np.int64)
         return cls(np.empty((0, d), np.float32), none, none, np.zeros(d), 0, NEVER)
 
-    def push(self, phi: Floats, baseline: EmbeddingBaseline, tick: int) -> None:
-        n = len(phi)
+    def push(self, x: Floats, features: Features, baseline: EmbeddingBaseline, tick: int, hour: int) -> None:
+        """Unit vectors."""
+        n = len(x)
         if self.open_n == 0:
             self.open_began = tick
         starts = np.concatenate([[0], np.arange(_BLOCK - self.open_n, n, _BLOCK)])
-        sums = np.add.reduceat(phi, starts, axis=0)
-        sums -= np.diff(starts, append=n)[:, None] * baseline.mu
+        sums = features.sums(x, starts, baseline.bandwidth)
+        sums -= np.diff(starts, append=n)[:, None] * baseline.mean(hour)
         sums[0] += self.open_sum
         filled, self.open_n = divmod(self.open_n + n, _BLOCK)
         if filled:
@@ -91,11 +94,11 @@ class _Windows:
         sums: Floats = chosen.astype(np.float32) @ self.sums + self.open_sum
         return sums
 
-    def change(self, baseline: EmbeddingBaseline) -> int:
+    def change(self, baseline: EmbeddingBaseline, hour: int) -> int:
         """The tick in which the drift most likely began: that of the block from which on T is largest."""
         lengths = self.open_n + np.cumsum(self.counts[::-1])
         sums = self._over(np.arange(1, len(lengths) + 1))
-        return int(self.began[::-1][statistics(sums, lengths, baseline.n).argmax()])
+        return int(self.began[::-1][baseline.statistics(sums, lengths, hour).argmax()])
 
 
 @dataclass
@@ -125,6 +128,8 @@ class EmbeddingDrift:
     def __init__(self, config: EmbeddingDriftConfig, budget: BudgetConfig) -> None:
         self._config = config
         self._budget = budget
+        self._features = make_features(config)
+        self._clock = Clock(budget)
         self._min_open = budget.ticks(config.recovery.min_open_s)
         self._max_open = budget.ticks(config.recovery.max_open_s)
         self._baselines: list[EmbeddingBaseline] = []
@@ -135,6 +140,15 @@ class EmbeddingDrift:
 
     def fit(self, reference: EmbeddingReference) -> EmbeddingBaseline | Insufficient:
         return embeddings.fit(self.name, self._config, self._budget, reference)
+
+    def season(self, baseline: EmbeddingBaseline, state: State | None = None) -> Season:
+        return embeddings.season(self._config, self._budget, baseline, state)
+
+    def seasoned(self, baseline: EmbeddingBaseline, season: Season) -> EmbeddingBaseline:
+        return embeddings.seasoned(baseline, season)
+
+    def carried(self, baseline: EmbeddingBaseline, before: EmbeddingBaseline) -> EmbeddingBaseline:
+        return embeddings.carried(baseline, before)
 
     def open(self, baseline: EmbeddingBaseline, slot: int | None = None) -> int:
         stream = self._fresh(baseline)
@@ -149,6 +163,7 @@ class EmbeddingDrift:
         return _Stream(_Windows.empty(baseline), np.empty(0))
 
     def update(self, batch: TickBatch, tick: int) -> Transitions:
+        self._clock.strike(tick)
         fired, recovered = [], []
         order = np.argsort(batch.slot, kind="stable")
         slots, starts = np.unique(batch.slot[order], return_index=True)
@@ -168,14 +183,15 @@ class EmbeddingDrift:
         baseline, stream = self._baselines[slot], self._streams[slot]
         if baseline.sessions and (session == NO_SESSION).any():
             value = value[session != NO_SESSION]
-        phi, _ = unit_vectors(value, len(baseline.mu))
-        stream.not_scored += len(session) - len(phi)
-        if not len(phi):
+        x, _ = unit_vectors(value, baseline.d)
+        stream.not_scored += len(session) - len(x)
+        if not len(x):
             return False
-        stream.events += len(phi)
-        stream.windows.push(phi, baseline, tick)
+        stream.events += len(x)
+        hour = self._clock.hour
+        stream.windows.push(x, self._features, baseline, tick, hour)
         sums, n = stream.windows.deviations(baseline)
-        stream.statistic = statistics(sums, n, baseline.n)
+        stream.statistic = baseline.statistics(sums, n, hour)
         over = np.flatnonzero(stream.statistic >= baseline.limit[: len(n)])
         if not len(over):
             return False
@@ -184,7 +200,7 @@ class EmbeddingDrift:
             return False
         stream.fired = tick
         stream.scale = int(over[0])
-        stream.since = stream.windows.change(baseline)
+        stream.since = stream.windows.change(baseline, hour)
         return True
 
     def _over(self, slot: int, tick: int) -> bool:
@@ -213,10 +229,9 @@ class EmbeddingDrift:
         leading = self._leading(slot)
         if leading is not None:
             scale, log_p = leading
-            _, n = stream.windows.deviations(baseline)
-            ne = float(effective(n[scale], baseline.n))
-            value = float(np.sqrt(stream.statistic[scale] / ne))
-            chance = float(np.sqrt(baseline.spectrum.sum() / ne))
+            sums, n = stream.windows.deviations(baseline)
+            value = float(np.linalg.norm(sums[scale]) / n[scale])
+            chance = float(np.sqrt(baseline.spectrum.sum() / effective(n[scale], baseline.n)))
             shown = {
                 "threshold": float(baseline.log_alpha[scale]),
                 "log_p": log_p,
@@ -226,12 +241,17 @@ class EmbeddingDrift:
                 "n_events": int(n[scale]),
                 "n_units": int(n[scale] / baseline.events_per_unit),
             }
+        said = (
+            f"{baseline.detectable} {baseline.note}".strip()
+            if leading
+            else f"Fewer than {int(baseline.scales[0])} texts so far."
+        )
         return Measurement(
             **shown,
             n_not_scored=stream.not_scored,
             guarantee=baseline.guarantee,
             since_tick=stream.since if stream.fired != NEVER else None,
-            note=baseline.note if leading else f"Fewer than {int(baseline.scales[0])} texts so far.",
+            note=" ".join(filter(None, [said, confidence(len(baseline.hours), DAY)])),
         )
 
     def witness_scores(self, slot: int, vectors: Floats) -> Floats:
@@ -241,8 +261,8 @@ class EmbeddingDrift:
         scores = np.full(len(vectors), np.nan)
         if leading is not None:
             sums, n = self._streams[slot].windows.deviations(baseline)
-            phi, valid = unit_vectors(vectors, len(baseline.mu))
-            scores[valid] = phi @ (sums[leading[0]] / n[leading[0]])
+            x, valid = unit_vectors(vectors, baseline.d)
+            scores[valid] = self._features.of(x, baseline.bandwidth) @ (sums[leading[0]] / n[leading[0]])
         return scores
 
     def baseline(self, slot: int) -> EmbeddingBaseline:
@@ -252,25 +272,16 @@ class EmbeddingDrift:
         known = {baseline.id: msgspec.structs.asdict(baseline) for baseline in self._baselines}
         return {
             "known": known,
+            "hour": self._clock.hour,
             "slots": [baseline.id for baseline in self._baselines],
             "streams": [_dump(stream) for stream in self._streams],
         }
 
     def restore(self, state: State) -> None:
         known = {key: EmbeddingBaseline(**fields) for key, fields in state["known"].items()}
+        self._clock.hour = state["hour"]
         self._baselines = [known[key] for key in state["slots"]]
         self._streams = [_load(fields) for fields in state["streams"]]
-
-
-def effective(n: Any, n_ref: int) -> Any:
-    """The size of a window that compares as well with mu as the window does with a reference of n_ref."""
-    return n * n_ref / (n + n_ref)
-
-
-def statistics(sums: Floats, n: NDArray[np.int64], n_ref: int) -> Floats:
-    """T of windows of n events over which phi - mu sums to `sums`."""
-    t: Floats = effective(n, n_ref) / n**2 * np.einsum("sd,sd->s", sums, sums)
-    return t
 
 
 def _dump(stream: _Stream) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from driftline.detectors.columns import Columns
 from driftline.detectors.config import BudgetConfig, EmbeddingWitnessConfig
 from driftline.detectors.embeddings import unit_vectors
 from driftline.detectors.engine import Engine
+from driftline.detectors.seasons import DAY, Clock, Season, both, confidence
 from driftline.detectors.units import NO_SESSION
 from driftline.schemas.ids import stable_id
 from driftline.schemas.results import Guarantee
@@ -109,6 +110,14 @@ class WitnessReference:
         self._digest = state["digest"]
 
 
+def _no_hours() -> NDArray[np.float32]:
+    return np.empty((0, 0), np.float32)
+
+
+def _no_units() -> Floats:
+    return np.empty(0)
+
+
 class WitnessBaseline(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     n: int  # units in the reference
@@ -119,6 +128,10 @@ class WitnessBaseline(msgspec.Struct, frozen=True, kw_only=True):
     directions: NDArray[np.float32]  # [r, d] the largest of the units' spread
     variances: Floats  # [r] along them
     rest: float  # an upper bound of the variance along any other direction
+    spread: float  # the variance of units about their mean, over all directions
+    hours: NDArray[np.float32] = msgspec.field(default_factory=_no_hours)  # [24, d] means less mu_2; empty: not known
+    hour_units: Floats = msgspec.field(default_factory=_no_units)  # [24] independent units that would know them
+    hour_apart: Floats = msgspec.field(default_factory=_no_units)  # [24] variance by what days are of their own accord
 
     def sd(self, w: Floats) -> float:
         """An upper bound of the standard deviation of units along the unit vector w."""
@@ -158,6 +171,7 @@ class EmbeddingWitness:
         self._decay = 2.0 ** (-1 / config.half_life)
         self._weights = (1 - self._decay) * self._decay ** np.arange(_CHUNK - 1, -1, -1)
         self._engine = Engine(len(config.bets), len(config.bets), budget, config.recovery)
+        self._clock = Clock(budget)
         self._baselines: list[WitnessBaseline] = []
         self._counts = Columns(
             units=((), np.int64, 0),
@@ -189,6 +203,37 @@ class EmbeddingWitness:
             directions=vectors[:, top].T.astype(np.float32, order="C"),
             variances=np.maximum(values[top], 0.0),
             rest=max(0.0, float(values[-_DIRECTIONS])) if len(values) > _DIRECTIONS else 0.0,
+            spread=float(np.trace(covariance)),
+        )
+
+    def season(self, baseline: WitnessBaseline, state: State | None = None) -> Season:
+        def units(value: Floats, session: NDArray[np.int64]) -> Floats:
+            if value.ndim != 2 or value.shape[1] != len(baseline.mu_2):
+                return np.empty((0, len(baseline.mu_2)))
+            valid: Floats = value[(_squares(value) <= _LONGEST) & (session != NO_SESSION)]
+            return valid - baseline.mu_2
+
+        return Season(units, len(baseline.mu_2), self._budget, hours=DAY, together=True, state=state)
+
+    def seasoned(self, baseline: WitnessBaseline, season: Season) -> WitnessBaseline:
+        hours = season.fit(np.array([baseline.spread]))
+        return msgspec.structs.replace(
+            baseline,
+            id=stable_id(baseline.id, hours.digest()),
+            hours=hours.mean.astype(np.float32),
+            hour_units=hours.noise_units[:, 0],
+            hour_apart=hours.apart[:, 0],
+        )
+
+    def carried(self, baseline: WitnessBaseline, before: WitnessBaseline) -> WitnessBaseline:
+        if not len(before.hours):
+            return baseline
+        return msgspec.structs.replace(
+            baseline,
+            id=stable_id(baseline.id, before.id),
+            hours=before.hours - before.hours.mean(0),
+            hour_units=both(before.hour_units, baseline.units),
+            hour_apart=before.hour_apart,
         )
 
     def open(self, baseline: WitnessBaseline, slot: int | None = None) -> int:
@@ -199,6 +244,7 @@ class EmbeddingWitness:
         return slot
 
     def update(self, batch: TickBatch, tick: int) -> Transitions:
+        self._clock.strike(tick)
         squared = _squares(batch.value)
         alone = batch.session == NO_SESSION
         order = np.argsort(batch.slot, kind="stable")
@@ -235,6 +281,9 @@ class EmbeddingWitness:
     def _score(self, slot: int, units: Floats, *, bad: bool) -> tuple[Floats, tuple[float, float]]:
         """The logs of the factors, in alarm those for recovery, and the sums of the statistic and of its square."""
         drift, mu_1 = self._drift[slot], self._baselines[slot].mu_1
+        hours = self._baselines[slot].hours
+        if len(hours):
+            units = units - hours[self._clock.hour % DAY]
         logs, total, squares = np.zeros(len(self._bets)), 0.0, 0.0
         shift = float(self._counts["shift"][slot])
         for start in range(0, len(units), _CHUNK):
@@ -264,8 +313,13 @@ class EmbeddingWitness:
         w = drift / length
         expected = float(baseline.mu_2 @ w)
         sd = baseline.sd(w)
-        eps = _ERROR * sd / math.sqrt(baseline.units)
-        cap = 0.9 / (1 + abs(expected) + eps)  # keeps every factor positive
+        variance, longest = sd * sd / baseline.units, 1.0
+        if len(baseline.hours):
+            hour = self._clock.hour % DAY
+            variance = sd * sd / baseline.hour_units[hour] + baseline.hour_apart[hour]
+            longest += float(np.linalg.norm(baseline.hours[hour]))
+        eps = _ERROR * math.sqrt(variance)
+        cap = 0.9 / (longest + abs(expected) + eps)  # keeps every factor positive
         return _Aim(w, expected, eps, np.minimum(self._bets / (2 * max(sd, 1e-12)), cap))
 
     def _hold(self, slot: int) -> None:
@@ -297,6 +351,7 @@ class EmbeddingWitness:
             n_not_scored=int(self._counts["not_scored"][slot]),
             guarantee=baseline.guarantee,
             since_tick=run.since_tick if run else None,
+            note=confidence(len(baseline.hours), DAY),
             **shown,
         )
 
@@ -315,6 +370,7 @@ class EmbeddingWitness:
     def snapshot(self) -> State:
         return {
             "engine": self._engine.snapshot(),
+            "hour": self._clock.hour,
             "counts": self._counts.snapshot(),
             "known": {baseline.id: msgspec.structs.asdict(baseline) for baseline in self._baselines},
             "slots": [baseline.id for baseline in self._baselines],
@@ -323,6 +379,7 @@ class EmbeddingWitness:
 
     def restore(self, state: State) -> None:
         self._engine.restore(state["engine"])
+        self._clock.hour = state["hour"]
         self._counts.restore(state["counts"])
         known = {key: WitnessBaseline(**fields) for key, fields in state["known"].items()}
         self._baselines = [known[key] for key in state["slots"]]

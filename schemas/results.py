@@ -11,7 +11,7 @@ import msgspec
 
 from driftline.schemas.baselines import Baseline as Baseline
 from driftline.schemas.baselines import Guarantee as Guarantee
-from driftline.schemas.events import BaselineSet, Tick
+from driftline.schemas.events import BaselineSet, Release, Tick
 from driftline.schemas.topics import Topics
 
 Severity: TypeAlias = Literal["critical", "error", "warning", "info"]
@@ -204,6 +204,8 @@ class Embedding(msgspec.Struct, tag="embedding", tag_field="type", kw_only=True,
     prompt: bytes | None
     response: bytes | None
     excerpt: str  # the beginning of the prompt, for explanations
+    prompt_language: str | None = None  # ISO 639; None: no text, undecided, or not asked for
+    response_language: str | None = None
 
     @property
     def key(self) -> str:
@@ -228,7 +230,7 @@ RESULT_TYPES: tuple[type, ...] = (
     *(WindowStats, LeftOut, Evidence, Alert, RollbackSignal, BreakerSignal, Baseline),
     *(Progress, DeadLetter),
 )
-EmbeddingEvent: TypeAlias = Embedding | Tick | BaselineSet
+EmbeddingEvent: TypeAlias = Embedding | Release | Tick | BaselineSet
 
 
 def result_types(topics: Topics) -> dict[str, Any]:

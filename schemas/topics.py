@@ -54,7 +54,7 @@ class Topics:
             ),
             Topic(
                 self.embeddings,
-                "embeddings of sampled traces, ticks and baselines (MessagePack)",
+                "embeddings of sampled traces, releases, ticks and baselines (MessagePack)",
                 retention_ms=DAY_MS,
                 max_message_bytes=LARGE,
             ),

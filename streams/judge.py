@@ -14,7 +14,7 @@ from pydantic import Field
 
 from driftline.schemas import codec
 from driftline.schemas.config import Config
-from driftline.schemas.events import BaselineSet, Score, Tick
+from driftline.schemas.events import BaselineSet, Release, Score, Tick
 from driftline.schemas.ids import stable_id, unit_interval
 from driftline.schemas.results import Embedding
 from driftline.schemas.topics import Topics
@@ -131,7 +131,7 @@ class JudgeFold:
             for item in codec.decode_embeddings(record.value):
                 if isinstance(item, Tick):
                     self._watermark = max(item.ts, self._watermark or item.ts)
-                elif isinstance(item, BaselineSet):
+                elif isinstance(item, Release | BaselineSet):
                     continue
                 elif self._takes(item):
                     batch.append(item)

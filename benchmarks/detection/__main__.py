@@ -99,6 +99,10 @@ def _speed(every: dict[str, Table]) -> dict[str, Any]:
         "embedding_updates_per_s": {
             str(size): round(speed.embedding_updates_per_s(every["embedding"], size)) for size in (16, 100)
         },
+        "embedding_updates_per_s_rff": {
+            str(size): round(speed.embedding_updates_per_s(every["embedding"], size, "rff")) for size in (16, 100)
+        },
+        "cuda": speed.cuda(every["embedding"]),
         "tick_ms_1000_streams": {name: round(speed.tick_ms(name, every[s]), 3) for name, s in numbers.items()},
         "window_check_s": speed.window_check_s(every["embedding"]),
     }

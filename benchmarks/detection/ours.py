@@ -7,6 +7,7 @@ and not up to a minute later.
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +18,7 @@ from driftline.detectors.base import Insufficient, TickBatch
 from driftline.detectors.config import BudgetConfig, DetectorsConfig
 from driftline.detectors.embeddings import EmbeddingReference
 from driftline.detectors.registry import FACTORIES, AnyDetector, make
+from driftline.detectors.seasons import REFITS
 
 UnitKind = Literal["first", "mean", "every"]
 
@@ -46,6 +48,8 @@ SAME = {  # the same code on other values
     "ttft_p99": "latency_p99",
     "cost_p99": "latency_p99",
     "finish_reason": "error_type",
+    "query_type": "error_type",
+    "language": "error_type",
     "judge_drift": "quality_pit",
 }
 
@@ -79,7 +83,13 @@ def fit(name: str, config: DetectorsConfig, table: Table, stream: Streams) -> An
     baseline = detector.fit(learned)
     if isinstance(baseline, Insufficient):
         raise Refused(f"{baseline.note} ({baseline.have} of {baseline.need})")
-    return baseline
+    season = detector.season(baseline)
+    if season is None:
+        return baseline
+    for tick, (start, end) in enumerate(pairwise([0, *stream.ends.tolist()])):
+        _, value, session = _read(units, table, stream, slice(start, end), np.zeros(1, np.intp))
+        season.add(value, session, tick)
+    return detector.seasoned(baseline, season) if season.days >= REFITS[0] else baseline
 
 
 class Refused(Exception):

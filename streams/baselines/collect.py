@@ -7,13 +7,16 @@ from typing import NamedTuple, TypeAlias
 
 import msgspec
 
+from driftline.detectors.base import Insufficient
+from driftline.detectors.seasons import DAY, REFITS
 from driftline.schemas import codec
 from driftline.schemas.codec import encode_events
 from driftline.schemas.events import MICROSECONDS, BaselineSet, Event, Release, Tick
 from driftline.schemas.results import EmbeddingEvent
+from driftline.streams.monitor.analysis import RULES
 from driftline.streams.monitor.drift import DriftFold
 from driftline.streams.monitor.fold import MonitorFold
-from driftline.streams.monitor.watch import Collector, Fit
+from driftline.streams.monitor.watch import Collector, Fit, Watch
 from driftline.streams.operate.folds import Made, stored_events, stored_releases, with_ticks
 from driftline.streams.operate.log import Log
 from driftline.streams.operate.reconcile import home_partition
@@ -56,11 +59,24 @@ async def from_tables(settings: Settings, traffic: Range, detectors: Collection[
 
     :raises RetryableError: ClickHouse does not answer.
     """
-    fold = MonitorFold(settings.monitor, settings.detectors, settings.topics, Pricer(), None, Collector)
-    tick_us = round(settings.detectors.budget.tick_s * MICROSECONDS)
-    wanted = [name for name in fold.watches if name in detectors]
-    if not wanted:
+    if not set(RULES) & set(detectors):
         return Collected([])
+    fold = await _through(settings, traffic, [], tell)
+    wanted = [name for name in fold.watches if name in detectors]
+    fits = _fits(fold, wanted)
+    made = [(name, fit) for name, fit in fits if not isinstance(fit.baseline, Insufficient)]
+    if not made or traffic.until - traffic.since < REFITS[0] * DAY * 3600 * MICROSECONDS:
+        return Collected(fits)
+    again = await _through(settings, traffic, made, lambda what, ts: tell(f"{what} again, for the hours", ts))
+    return Collected([(name, _with_hours(fit, again.watches[name])) for name, fit in fits])
+
+
+async def _through(settings: Settings, traffic: Range, held: Collection[tuple[str, Fit]], tell: Tell) -> MonitorFold:
+    """The fold at the end of the traffic."""
+    fold = MonitorFold(settings.monitor, settings.detectors, settings.topics, Pricer(), None, Collector)
+    for name, fit in held:
+        _collector(fold, name).hold(fit)
+    tick_us = round(settings.detectors.budget.tick_s * MICROSECONDS)
     before = stored_releases(settings.clickhouse, traffic.app, traffic.since)
     await fold.absorb([Made(0, None, encode_events(_at_the_beginning(before, traffic.since)))])
     offset = 1
@@ -72,7 +88,12 @@ async def from_tables(settings: Settings, traffic: Range, detectors: Collection[
         await fold.absorb([Made(offset + i, None, value) for i, value in enumerate(values)])
         offset += len(values)
         tell("Reading traces and scores", min(piece.until, traffic.until))
-    return Collected(_fits(fold, wanted))
+    return fold
+
+
+def _with_hours(fit: Fit, watch: Watch) -> Fit:
+    baseline = watch.baseline(fit.app, fit.component)
+    return fit if isinstance(fit.baseline, Insufficient) else fit._replace(baseline=baseline)
 
 
 async def from_log(settings: Settings, traffic: Range, detectors: Collection[str], tell: Tell) -> Collected:
@@ -131,15 +152,16 @@ def _kept(traffic: Range, end: int, items: Sequence[EmbeddingEvent]) -> list[Emb
         if isinstance(item, Tick):
             if traffic.since <= item.ts <= end:
                 kept.append(item)
-        elif not isinstance(item, BaselineSet) and traffic.takes(item.app, item.release, item.ts):
+        elif not isinstance(item, Release | BaselineSet) and traffic.takes(item.app, item.release, item.ts):
             kept.append(item)
     return kept
 
 
 def _fits(fold: MonitorFold | DriftFold, wanted: Collection[str]) -> list[tuple[str, Fit]]:
-    fits = []
-    for name in wanted:
-        watch = fold.watches[name]
-        assert isinstance(watch, Collector)
-        fits += [(name, fit) for fit in watch.fit_all()]
-    return fits
+    return [(name, fit) for name in wanted for fit in _collector(fold, name).fit_all()]
+
+
+def _collector(fold: MonitorFold | DriftFold, name: str) -> Collector:
+    watch = fold.watches[name]
+    assert isinstance(watch, Collector)
+    return watch

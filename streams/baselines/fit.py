@@ -20,7 +20,7 @@ from driftline.sinks.clickhouse.baselines import stored_baselines
 from driftline.sinks.clickhouse.client import session
 from driftline.sinks.clickhouse.config import ClickHouseConfig
 from driftline.streams.baselines.collect import Collected, Range, Tell, from_log, from_tables
-from driftline.streams.monitor.baselines import Versions, record
+from driftline.streams.monitor.baselines import LEARNED_ONLY, Versions, record
 from driftline.streams.monitor.watch import Fit
 from driftline.streams.operate.reconcile import home_partition
 from driftline.streams.settings import Settings
@@ -108,7 +108,7 @@ def _without_units(wanted: Sequence[str], parts: Sequence[Collected]) -> list[At
     return [
         Attempt(
             detector=name, component="", outcome="insufficient_reference", have=0, need=None,
-            note="no units in this range",
+            note=LEARNED_ONLY.get(name, "no units in this range"),
         )
         for name in wanted
         if name not in found

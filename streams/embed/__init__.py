@@ -1,1 +1,2 @@
-"""The embed role: sampled texts of the events topic become unit vectors on the embeddings topic."""
+"""The embed role: sampled texts of the events topic become unit vectors, with their languages, on the embeddings
+topic."""

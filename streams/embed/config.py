@@ -28,5 +28,6 @@ class EmbedConfig(Config):
     batch_tokens: int = Field(default=2048, ge=64)  # per forward pass: half a second on one core, and it is saturated
     cache_entries: int = Field(default=32_768, ge=0)  # repeated texts are embedded once; 30 MB at 384 dimensions
     text_prefix: str = ""  # what the model expects before each text ("passage: " for E5)
+    language: bool = True  # of each text, so that its change is seen: a hundredth of what its embedding costs
     excerpt_chars: int = Field(default=200, ge=0)  # of the prompt, kept to explain a drift; 0 keeps no text
     sample: SampleConfig = SampleConfig()

@@ -7,11 +7,11 @@ from typing import TypeAlias
 import msgspec
 
 from driftline.schemas import codec
-from driftline.schemas.events import BaselineSet, Tick, Trace
+from driftline.schemas.events import BaselineSet, Release, Tick, Trace
 from driftline.schemas.results import Embedding, EmbeddingEvent
 from driftline.schemas.topics import Topics
 from driftline.streams.embed.config import EmbedConfig
-from driftline.streams.embed.embedder import Embedder, load_embedder
+from driftline.streams.embed.embedder import Embedded, Embedder, load_embedder
 from driftline.streams.embed.sampler import Sampler, SamplerState
 from driftline.streams.fold import Fold, FoldFactory, Output, Record
 
@@ -19,7 +19,7 @@ ITEMS_PER_RECORD = 128  # a quarter of a megabyte of 384 dimensions; far below t
 
 LEFT_OUT = ("without_text", "not_sampled", "undecodable")  # the reasons that are counted
 
-_Taken: TypeAlias = Trace | Tick | BaselineSet
+_Taken: TypeAlias = Trace | Release | Tick | BaselineSet
 
 
 class _State(msgspec.Struct):
@@ -29,7 +29,7 @@ class _State(msgspec.Struct):
 
 
 class EmbedFold:
-    """Embeds prompt and response of the sampled traces. Ticks and baselines go on in their place,
+    """Embeds prompt and response of the sampled traces. Releases, ticks and baselines go on in their place,
     after all that came before them."""
 
     def __init__(self, config: EmbedConfig, topic: str, embedder: Embedder, snapshot: bytes | None = None) -> None:
@@ -52,9 +52,9 @@ class EmbedFold:
     async def absorb(self, records: Sequence[Record]) -> list[Output]:
         taken = [item for record in records for item in self._take(record.value)]
         texts = [text for item in taken if isinstance(item, Trace) for text in (item.input_text, item.output_text)]
-        vectors = iter(await self._embedder.embed(texts))
+        embedded = iter(await self._embedder.embed(texts))
         items: list[EmbeddingEvent] = [
-            self._embedding(item, next(vectors), next(vectors)) if isinstance(item, Trace) else item for item in taken
+            self._embedding(item, next(embedded), next(embedded)) if isinstance(item, Trace) else item for item in taken
         ]
         return [
             Output(self._topic, None, codec.pack(items[i : i + ITEMS_PER_RECORD]))
@@ -81,11 +81,11 @@ class EmbedFold:
                 self._watermark = event.ts
                 self._sampler.advance(event.ts)
                 taken.append(event)
-            elif isinstance(event, BaselineSet):
+            elif isinstance(event, Release | BaselineSet):
                 taken.append(event)
         return taken
 
-    def _embedding(self, trace: Trace, prompt: bytes | None, response: bytes | None) -> Embedding:
+    def _embedding(self, trace: Trace, prompt: Embedded | None, response: Embedded | None) -> Embedding:
         return Embedding(
             app=trace.app,
             ts=trace.ts,
@@ -98,9 +98,11 @@ class EmbedFold:
             canary_share=trace.canary_share,
             model=trace.model,
             embed_model=self._embedder.name,
-            prompt=prompt,
-            response=response,
+            prompt=prompt and prompt.vector,
+            response=response and response.vector,
             excerpt=trace.input_text[: self._excerpt_chars],
+            prompt_language=prompt and prompt.language,
+            response_language=response and response.language,
         )
 
 

@@ -147,6 +147,20 @@ RULES: dict[str, Rule] = {
         "Read the failed requests in driftline.traces by error_type, provider and model; a code that is new comes from "
         "a new version of the app, its SDK or the provider.",
     ),
+    "query_type": Rule(
+        "info",
+        "share of sessions of the query type “{part}”",
+        _percent,
+        "Users ask for other things than they did: read the prompts below, and see that prompts, documents and "
+        "evaluations cover them; when it is here to stay, fit a new baseline of embedding_drift.",
+    ),
+    "language": Rule(
+        "warning",
+        "share of sessions whose {component}s are in “{part}”",
+        _percent,
+        "Prompts: users come from elsewhere; see that prompts, documents and evaluations cover their language. "
+        "Responses: compare driftline.traces by release, model and prompt_version before and after.",
+    ),
     "invalid_rate": Rule(
         "warning",
         "share of requests without valid {component}",

@@ -3,7 +3,6 @@ these find becomes evidence, alerts, breaker changes and rollback verdicts."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 
@@ -33,6 +32,7 @@ from driftline.streams.monitor.config import MonitorConfig
 from driftline.streams.monitor.contributors import Contributors
 from driftline.streams.monitor.incidents import Incidents
 from driftline.streams.monitor.new_codes import NewCodes
+from driftline.streams.monitor.rollouts import Promotions, left_traffic
 from driftline.streams.monitor.rules.board import Board
 from driftline.streams.monitor.rules.part import Context
 from driftline.streams.monitor.silence import Silences, active_apps
@@ -81,9 +81,7 @@ class Analysis:
         self._breakers = ProviderBreakers(detectors.breaker, state.get("breakers"))
         self._canaries = Canaries(config.quality_score, detectors.canary, state.get("canaries"))
         self._baselines = Baselines(detectors, state.get("baselines_refused", 0))
-        self._relearn: dict[str, _Promotion] = {
-            app: _Promotion(*promotion) for app, promotion in state.get("relearn", [])
-        }
+        self._promotions = Promotions(config.relearn_after_s, state.get("relearn", ()))
         context = Context(self._canaries.is_stable, self._contributors_of)
         self._board = Board(config, detectors.budget, context, state.get("board"))
         self._next_tick: int | None = state.get("next_tick")
@@ -104,7 +102,7 @@ class Analysis:
             "breakers": self._breakers.snapshot(),
             "canaries": self._canaries.snapshot(),
             "baselines_refused": self._baselines.refused,
-            "relearn": [[app, list(promotion)] for app, promotion in sorted(self._relearn.items())],
+            "relearn": self._promotions.snapshot(),
             "board": self._board.snapshot(),
             "next_tick": self._next_tick,
             "reported": self._reported,
@@ -150,7 +148,7 @@ class Analysis:
             results += self._release(release, revision)
         for event in baselines:
             results += self._install(event, revision)
-        self._start_relearning(until)
+        self._promotions.relearn(until, self._watches, self._incidents.is_open)
         by_trace, by_score = self._slices(traces.ts), self._slices(scores.ts)
         stream, learn = self._streams_of(traces.series, ((n.app, n.release, "") for n in trace_names))
         score_stream, _ = self._streams_of(scores.series, ((n.app, n.release, n.name) for n in score_names))
@@ -271,15 +269,13 @@ class Analysis:
 
     def _release(self, release: Release, revision: int) -> list[Result]:
         self._canaries.release(release)
-        if release.kind == "canary_stop" and release.outcome == "promoted":
-            due = release.ts + self._config.relearn_after_s * MICROSECONDS
-            self._relearn[release.app] = _Promotion(release.release, due, [])
-        if release.kind != "canary_stop" or release.outcome == "promoted":
+        self._promotions.take(release)
+        reason = left_traffic(release)
+        if not reason:
             for watch in self._watches.values():
                 watch.welcome(release.app, release.release)
             return []
         until = release.ts // self._tick_us + self._remainder_ticks
-        reason = f"{release.release} was taken out of traffic ({release.outcome or 'stopped'})"
         results: list[Result] = []
         for name, watch in self._watches.items():
             alarmed = watch.forget(release.app, release.release, until)
@@ -293,26 +289,10 @@ class Analysis:
         installed = self._baselines.install(event, self._watches, at, revision)
         if installed is None:
             return []
-        if installed.baseline.state == "active" and event.app in self._relearn:
-            self._relearn[event.app].fitted.append([event.baseline.detector, event.baseline.component])
+        if installed.baseline.state == "active":
+            self._promotions.fitted(event.app, event.baseline.detector, event.baseline.component)
         ended = self._incidents.abandon(event.baseline.detector, installed.alarmed, at, revision, NEW_BASELINE)
         return [*ended, installed.baseline]
-
-    def _start_relearning(self, now: int) -> None:
-        """After a promotion the old baselines stay for a day, so that what the canary made slightly worse adds up to
-        an alarm; then the new stable release gives its own, as long as nothing is wrong."""
-        for app, promotion in sorted(self._relearn.items()):
-            if promotion.due <= now and not self._incidents.is_open(app):
-                for name, watch in self._watches.items():
-                    keep = [component for detector, component in promotion.fitted if detector == name]
-                    watch.relearn(app, promotion.release, keep)
-                del self._relearn[app]
-
-
-class _Promotion(NamedTuple):
-    release: str
-    due: int  # when its baselines are to be learned anew
-    fitted: list[list[str]]  # detector and component of those that were fitted by hand since: these stay
 
 
 _NONE = slice(0, 0)

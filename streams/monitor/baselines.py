@@ -14,6 +14,9 @@ from driftline.schemas.ids import stable_id
 from driftline.streams.monitor.watch import Fit, Stream, Watch
 
 NEW_BASELINE = "it is held against a new baseline"  # why incidents end
+LEARNED_ONLY = {  # detectors whose baselines can't be fitted by hand, and why
+    "query_type": "query types are topics of embedding_drift's baseline, and learned when that changes: fit that one",
+}
 
 
 class Versions(NamedTuple):
@@ -64,6 +67,8 @@ class Baselines:
         given = event.baseline
         if given.app != event.app:
             raise ValueError(f"it was fitted for the app {given.app}")
+        if given.detector in LEARNED_ONLY:
+            raise ValueError(LEARNED_ONLY[given.detector])
         baseline = load(given.detector, self._config, given.payload)
         if given.config != fingerprint(given.detector, self._config):
             raise ValueError(f"it was fitted under other settings of {given.detector} than the monitor's: fit it again")

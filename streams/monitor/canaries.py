@@ -12,6 +12,7 @@ from driftline.schemas.events import Release
 from driftline.schemas.ids import stable_id
 from driftline.schemas.results import RollbackSignal
 from driftline.streams.monitor.columns import Bools, Integers, Scores, ScoreSeries, Traces, TraceSeries, rows
+from driftline.streams.monitor.rollouts import Unproven
 
 NANO = 1_000_000_000
 
@@ -39,12 +40,12 @@ class Canaries:
             r["deployment_id"]: _Running(**{**r, "test": Canary.restored(config, r["test"])})
             for r in state.get("running", [])
         }
-        self._unproven: set[tuple[str, str]] = {tuple(pair) for pair in state.get("unproven", [])}
+        self._unproven = Unproven(state.get("unproven", ()))
 
     def snapshot(self) -> State:
         return {
             "running": [{**vars(r), "test": r.test.snapshot()} for _, r in sorted(self._running.items())],
-            "unproven": sorted(map(list, self._unproven)),
+            "unproven": self._unproven.snapshot(),
         }
 
     def is_stable(self, app: str, release: str) -> bool:
@@ -63,13 +64,11 @@ class Canaries:
                 deployment, event.app, event.release, event.stable, event.share, self._score, False,
                 Canary(self._config, event.ts),
             )  # fmt: skip
-            self._unproven.add((event.app, event.release))
         elif event.kind == "canary_step" and running is not None:
             running.share = event.share
         elif event.kind == "canary_stop":
             self._running.pop(deployment, None)
-        if event.kind == "deploy" or event.outcome == "promoted":
-            self._unproven.discard((event.app, event.release))
+        self._unproven.take(event)
 
     def step(
         self,

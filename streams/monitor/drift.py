@@ -1,19 +1,21 @@
-"""The embeddings half of the monitor: whether prompts and responses still come from where the reference came from.
+"""The embeddings half of the monitor: whether prompts and responses still come from where the reference came from,
+which languages they are in, and what prompts are about.
 
 A fold of its own over the embeddings topic, since two topics have no common order.
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Mapping, Sequence
 from itertools import compress
 from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from driftline.detectors.config import DetectorsConfig
 from driftline.detectors.digests import digests
+from driftline.detectors.features import make_features
 from driftline.detectors.registry import make
 from driftline.detectors.state import pack
 from driftline.detectors.tscan import EmbeddingDrift
@@ -21,24 +23,27 @@ from driftline.detectors.units import FirstSixteen
 from driftline.detectors.vector_means import VectorMeans
 from driftline.detectors.witness import EmbeddingWitness
 from driftline.schemas.codec import decode_embeddings
-from driftline.schemas.events import MICROSECONDS, BaselineSet, Tick
+from driftline.schemas.events import MICROSECONDS, BaselineSet, Release, Tick
 from driftline.schemas.results import Embedding, Result
 from driftline.schemas.topics import Topics
 from driftline.streams.fold import Fold, FoldFactory, Output, Record
+from driftline.streams.monitor import languages, query_types
 from driftline.streams.monitor.baselines import NEW_BASELINE, Baselines
 from driftline.streams.monitor.config import MonitorConfig
 from driftline.streams.monitor.dedup import RecentKeys
+from driftline.streams.monitor.drift_texts import RecentTexts, packed, quoted, unpacked, vectors
 from driftline.streams.monitor.drift_topics import DriftTopics
 from driftline.streams.monitor.fold import Publisher, load_state
 from driftline.streams.monitor.incidents import Incidents
+from driftline.streams.monitor.rollouts import Promotions, Unproven, left_traffic
 from driftline.streams.monitor.watch import Places, Stream, Streams, Transition, Units, Watch
 
-VERSION = 3  # of the snapshot's layout
+VERSION = 4  # of the snapshot's layout
 RULE = "embedding_drift"
 WITNESS = "embedding_witness"
-DETECTORS = (RULE, WITNESS)  # two ways to see one thing: a stream has one alert, by whichever is first
+PAIR = (RULE, WITNESS)  # two ways to see one thing: a stream has one alert, by whichever is first
+DETECTORS = (*PAIR, query_types.RULE, languages.RULE)
 COMPONENTS = ("prompt", "response")
-RECENT = 512  # events among which an alert looks for the texts that carry the drift
 
 
 class DriftFold:
@@ -56,24 +61,30 @@ class DriftFold:
         self._publish = Publisher(topics)
         self._grace = config.windows.grace_s * MICROSECONDS
         self._tick_us = round(detectors.budget.tick_s * MICROSECONDS)
+        self._remainder_ticks = detectors.budget.ticks(config.windows.lateness_s)
         self._watermark: int | None = state.get("watermark")
         self._next_tick: int | None = state.get("next_tick")
         self._reported: int = state.get("reported", 0)
         self._ahead = config.windows.ahead_s * MICROSECONDS
         self._ahead_of_time: int = state.get("ahead_of_time", 0)
         self._seen = RecentKeys(config.dedup, config.windows, state.get("seen"))
-        self._pending: list[Embedding] = _embeddings(state.get("pending"))
-        self._recent: deque[Embedding] = deque(_embeddings(state.get("recent")), maxlen=RECENT)
+        self._pending: list[Embedding] = unpacked(state.get("pending"))
+        self._recent = RecentTexts(state.get("recent"))
         self._streams = Streams(state.get("streams"))
         self._kind = watch
         self._watches = self._new_watches(state.get("watches", {}))
         self._means = self._new_means(state.get("means", {}))
         self._topics = DriftTopics(state.get("topics"))
+        known = state.get("languages", {})
+        self._languages = {component: languages.FirstKnown(known.get(component)) for component in COMPONENTS}
+        self._unproven = Unproven(state.get("unproven", ()))
+        self._promotions = Promotions(config.relearn_after_s, state.get("relearn", ()))
         self._sessions = FirstSixteen(detectors.units)
         if "sessions" in state:
             self._sessions.restore(state["sessions"])
         self._incidents = Incidents(detectors.budget, state.get("incidents"))
         self._embed_model: str = state.get("embed_model", "")
+        self._coming: list[Release] = msgspec.convert(state.get("coming", []), list[Release])
         self._waiting: list[BaselineSet] = msgspec.convert(state.get("waiting", []), list[BaselineSet])
         self._baselines = Baselines(detectors, state.get("baselines_refused", 0))
 
@@ -113,15 +124,19 @@ class DriftFold:
                 "reported": self._reported,
                 "ahead_of_time": self._ahead_of_time,
                 "seen": self._seen.snapshot(),
-                "pending": msgspec.msgpack.encode(self._pending),
-                "recent": msgspec.msgpack.encode(list(self._recent)),
+                "pending": packed(self._pending),
+                "recent": self._recent.snapshot(),
                 "streams": self._streams.snapshot(),
                 "watches": {name: watch.snapshot() for name, watch in self._watches.items()},
                 "topics": self._topics.snapshot(),
                 "means": {component: means.snapshot() for component, means in self._means.items()},
+                "languages": {component: first.snapshot() for component, first in self._languages.items()},
+                "unproven": self._unproven.snapshot(),
+                "relearn": self._promotions.snapshot(),
                 "sessions": self._sessions.snapshot(),
                 "incidents": self._incidents.snapshot(),
                 "embed_model": self._embed_model,
+                "coming": msgspec.to_builtins(self._coming),
                 "waiting": msgspec.to_builtins(self._waiting),
                 "baselines_refused": self._baselines.refused,
             }
@@ -138,6 +153,8 @@ class DriftFold:
             for item in decode_embeddings(record.value or b""):
                 if isinstance(item, BaselineSet):
                     self._take_baseline(item)
+                elif isinstance(item, Release):
+                    self._take_release(item)
                 elif not isinstance(item, Tick):
                     batch.append(item)
                 elif self._watermark is None or item.ts > self._watermark:
@@ -166,6 +183,13 @@ class DriftFold:
             if self._seen.new(key, np.array([event.ts])).all():
                 self._waiting.append(event)
 
+    def _take_release(self, event: Release) -> None:
+        key = digests([f"R{event.app}\x1f{event.id}"])
+        if self._seen.new(key, np.array([event.ts])).all():
+            timely = self._watermark is None or event.ts <= self._watermark + self._ahead
+            self._ahead_of_time += not timely
+            self._coming += [event] * timely
+
     def _install(self, until: int, revision: int) -> list[Result]:
         """The fitted baselines whose time has come."""
         results: list[Result] = []
@@ -175,12 +199,30 @@ class DriftFold:
             installed = self._baselines.install(event, self._watches, at, revision, self._embed_model)
             assert installed is not None
             if installed.baseline.state == "active":
+                self._promotions.fitted(event.app, event.baseline.detector, event.baseline.component)
                 self._embed_model = self._embed_model or event.baseline.embed_model
-                self._name_topics(event.baseline.detector, event.app, event.baseline.component)
-            alone = [stream for stream in installed.alarmed if not self._in_alarm(stream)]
-            results += self._incidents.abandon(RULE, alone, at, revision, NEW_BASELINE)
+            rule = _rule(event.baseline.detector)
+            alone = [stream for stream in installed.alarmed if rule != RULE or not self._in_alarm(stream)]
+            results += self._incidents.abandon(rule, alone, at, revision, NEW_BASELINE)
             results.append(installed.baseline)
         self._waiting = [e for e in self._waiting if e.ts >= until]
+        return results
+
+    def _release(self, event: Release, revision: int) -> list[Result]:
+        self._unproven.take(event)
+        self._promotions.take(event)
+        reason = left_traffic(event)
+        if not reason:
+            for watch in self._watches.values():
+                watch.welcome(event.app, event.release)
+            return []
+        until = event.ts // self._tick_us + self._remainder_ticks
+        alarmed: dict[tuple[str, Stream], None] = {}  # once, of whichever of the pair
+        for name, watch in self._watches.items():
+            alarmed |= dict.fromkeys((_rule(name), s) for s in watch.forget(event.app, event.release, until))
+        results: list[Result] = []
+        for rule, stream in alarmed:
+            results += self._incidents.abandon(rule, [stream], event.ts, revision, reason)
         return results
 
     def _tick(self, ts: int, revision: int) -> list[Result]:
@@ -190,7 +232,13 @@ class DriftFold:
         end = until // self._tick_us
         if self._next_tick is None:
             self._next_tick = ready[0].ts // self._tick_us if ready else end
-        results = self._install(until, revision)
+        results: list[Result] = []
+        for event in sorted((e for e in self._coming if e.ts < until), key=lambda e: (e.ts, e.key)):
+            results += self._release(event, revision)
+        self._coming = [e for e in self._coming if e.ts >= until]
+        results += self._install(until, revision)
+        relearned = {name: watch for name, watch in self._watches.items() if name != query_types.RULE}
+        self._promotions.relearn(until, relearned, self._incidents.is_open)
         start = 0
         for i, embedding in enumerate(ready):
             tick = self._tick_of(embedding)
@@ -201,15 +249,19 @@ class DriftFold:
             for name, watch in self._watches.items():
                 results += self._report(name, watch.advance(end - 1), revision)
             self._next_tick = end
-        for name, watch in self._watches.items():
-            for fit in watch.fits():
-                results.append(self._baselines.learned(name, fit, revision, self._embed_model))
-                self._name_topics(name, fit.app, fit.component)
+        results += self._learned(revision)
         if until - self._reported >= self._config.evidence_s * MICROSECONDS:
             self._reported = until
             for name, watch in self._watches.items():
-                results += self._incidents.readings(RULE, watch.readings(), until, revision, detector=name)
+                results += self._incidents.readings(_rule(name), watch.readings(), until, revision, detector=name)
         return results
+
+    def _learned(self, revision: int) -> list[Result]:
+        return [
+            self._baselines.learned(name, fit, revision, self._embed_model)
+            for name, watch in self._watches.items()
+            for fit in watch.fits()
+        ]
 
     def _tick_of(self, embedding: Embedding) -> int:
         """Its own, or the first open one for an embedding that came too late."""
@@ -229,27 +281,41 @@ class DriftFold:
             chosen = [i for i, e in enumerate(embeddings) if taken.mask[i] and getattr(e, component) is not None]
             mine = [embeddings[i] for i in chosen]
             stream = np.array([self._streams.number(e.app, e.release, component) for e in mine], dtype=np.int64)
-            learn = np.array([e.canary_share is None for e in mine], dtype=np.bool_)  # no canary is running
-            vectors, session = _vectors(mine, component), taken.session[chosen]
-            units = Units(stream, vectors, session, learn)
-            results += self._report(RULE, self._watches[RULE].step(units, tick), revision)
-            closed = self._means[component].step(stream, session, vectors, learn, self._sessions.open_from)
+            learn = np.array([self._is_stable(e) for e in mine], np.bool_)
+            value, session = vectors(mine, component), taken.session[chosen]
+            transitions = self._watches[RULE].step(Units(stream, value, session, learn), tick)
+            results += self._name_topics(stream, tick, revision)
+            results += self._report(RULE, transitions, revision)
+            closed = self._means[component].step(stream, session, value, learn, self._sessions.open_from)
             units = Units(closed.stream, closed.value, closed.session, closed.learn)
             results += self._report(WITNESS, self._watches[WITNESS].step(units, tick), revision)
+            if component == query_types.COMPONENT:
+                units = self._query_types(stream, units)
+                results += self._report(query_types.RULE, self._watches[query_types.RULE].step(units, tick), revision)
+            told = [languages.language(e, component) for e in mine]
+            watch, open_from = self._watches[languages.RULE], self._sessions.open_from
+            units = self._languages[component].units(watch.detector, told, stream, session, learn, open_from)
+            results += self._report(languages.RULE, watch.step(units, tick), revision)
         references = self._watches[RULE].references()
         for reference in references:
             reference.close(self._sessions.open_from)
             reference.share(len(references))
         return results
 
+    def _is_stable(self, embedding: Embedding) -> bool:
+        """Whether it may serve as a reference: no canary is running beside it, nor was sent back."""
+        return embedding.canary_share is None and (embedding.app, embedding.release) not in self._unproven
+
     def _change_model(self, embed_model: str, tick: int, revision: int) -> list[Result]:
-        """Vectors of different models have nothing in common: everything is learned anew."""
-        results: list[Result] = []
+        """Vectors of different models have nothing in common: all but languages is learned anew."""
+        results = self._learned(revision)
         if self._embed_model:
             reason = f"the embedding model changed from {self._embed_model} to {embed_model}"
-            alarmed = [stream for stream in self._streams.names if self._in_alarm(stream)]
-            results += self._incidents.abandon(RULE, alarmed, tick * self._tick_us, revision, reason)
-            self._watches = self._new_watches({})
+            for rule, stream in self._incidents.open_alerts():
+                if rule == languages.RULE:
+                    continue
+                results += self._incidents.abandon(rule, [stream], tick * self._tick_us, revision, reason)
+            self._watches = self._new_watches({languages.RULE: self._watches[languages.RULE].snapshot()})
             self._means = self._new_means({})
             self._topics = DriftTopics()
             self._recent.clear()
@@ -267,31 +333,57 @@ class DriftFold:
         return {component: VectorMeans(limit, states.get(component)) for component in COMPONENTS}
 
     def _in_alarm(self, stream: Stream, but: str = "") -> bool:
-        return any(watch.in_alarm(stream) for name, watch in self._watches.items() if name != but)
+        """By one of the pair."""
+        return any(self._watches[name].in_alarm(stream) for name in PAIR if name != but)
 
     def _report(self, detector: str, transitions: Sequence[Transition], revision: int) -> list[Result]:
         """An alert begins with the first detector's alarm and ends with the last one's."""
         results: list[Result] = []
         for transition in transitions:
-            if self._in_alarm(transition.stream, but=detector):
+            if detector in PAIR and self._in_alarm(transition.stream, but=detector):
                 results.append(self._incidents.evidence(detector, transition, revision))
                 continue
             top: list[str] = []
-            if transition.kind == "fired":
+            if transition.kind == "fired" and detector in PAIR:
                 top = self._contributors(detector, transition)
                 transition = self._with_topics(transition)
-            results += self._incidents.apply(RULE, transition, revision, top, detector=detector)
+            elif transition.kind == "fired":
+                top = self._examples(detector, transition)
+            results += self._incidents.apply(_rule(detector), transition, revision, top, detector=detector)
         return results
 
-    def _texts(self, app: str, component: str) -> list[Embedding]:
-        """Recent ones with something to quote."""
-        return [e for e in self._recent if e.app == app and getattr(e, component) is not None and e.excerpt]
+    def _name_topics(self, numbers: NDArray[np.int64], tick: int, revision: int) -> list[Result]:
+        """Of the baselines that have come into force for these streams. Query types are then others, too."""
+        results: list[Result] = []
+        for number in np.unique(numbers).tolist():
+            app, component = group = self._streams.names[number].group
+            baseline = self._watches[RULE].baseline(app, component)
+            if baseline is None or self._topics.keeps(group, baseline):
+                continue
+            texts = self._recent.of(app, component)
+            self._topics.name(group, baseline, vectors(texts, component), [e.excerpt for e in texts])
+            if component == query_types.COMPONENT:
+                alarmed = self._watches[query_types.RULE].renew(app, component)
+                at, reason = tick * self._tick_us, query_types.NEW_TOPICS
+                results += self._incidents.abandon(query_types.RULE, alarmed, at, revision, reason)
+        return results
 
-    def _name_topics(self, detector: str, app: str, component: str) -> None:
-        baseline = self._watches[RULE].baseline(app, component)
-        if detector == RULE and baseline is not None:
-            texts = self._texts(app, component)
-            self._topics.name((app, component), baseline, _vectors(texts, component), [e.excerpt for e in texts])
+    def _query_types(self, seen: NDArray[np.int64], means: Units) -> Units:
+        """Of the sessions that closed. `seen`: streams that had texts in this tick."""
+        watch = self._watches[query_types.RULE]
+        value = np.full(len(means.stream), np.nan)
+        known = np.zeros(len(means.stream), np.bool_)
+        for number in np.unique(np.concatenate([seen, means.stream])).tolist():
+            stream = self._streams.names[number]
+            baseline = self._watches[RULE].baseline(*stream.group)
+            if baseline is None or not len(baseline.centers):
+                watch.lacks(stream, query_types.lack(baseline))
+                continue
+            mine = means.stream == number
+            told = query_types.labels(self._topics, stream.app, baseline, means.value[mine])
+            value[mine] = query_types.units(watch.detector, told)
+            known |= mine
+        return Units(means.stream[known], value[known], means.session[known], means.learn[known])
 
     def _with_topics(self, transition: Transition) -> Transition:
         """What an alert says about topics, if the reference has any."""
@@ -300,8 +392,8 @@ class DriftFold:
         if baseline is None:
             return transition
         since = self._incidents.since(transition)
-        texts = [e for e in self._texts(app, component) if e.release == release and e.ts >= since]
-        told = self._topics.changes((app, component), baseline, _vectors(texts, component))
+        texts = self._recent.of(app, component, release, since)
+        told = self._topics.changes((app, component), baseline, vectors(texts, component))
         note = " ".join(filter(None, [told, m.note]))
         return transition._replace(measurement=msgspec.structs.replace(m, note=note))
 
@@ -309,26 +401,37 @@ class DriftFold:
         """The recent texts that pull most into the direction of the drift."""
         stream, watch = transition.stream, self._watches[name]
         assert isinstance(watch.detector, EmbeddingDrift | EmbeddingWitness)
-        recent = [e for e in self._texts(stream.app, stream.component) if e.release == stream.release]
+        recent = self._recent.of(stream.app, stream.component, stream.release)
         if not recent:
             return []
-        pull = watch.detector.witness_scores(watch.slot(stream), _vectors(recent, stream.component))
-        texts = dict.fromkeys(recent[i].excerpt for i in np.argsort(-pull, kind="stable"))
-        return [f"“{text}”" for text in list(texts)[: self._config.top_contributors]]
+        pull = watch.detector.witness_scores(watch.slot(stream), vectors(recent, stream.component))
+        order = np.argsort(-pull, kind="stable").tolist()
+        return quoted((recent[i].excerpt for i in order), self._config.top_contributors)
+
+    def _examples(self, detector: str, transition: Transition) -> list[str]:
+        """The latest prompts in the category that moved, or whose responses are in it."""
+        (app, release, component), part = transition.stream, transition.measurement.part
+        recent = self._recent.of(app, component, release, self._incidents.since(transition))[::-1]
+        if detector == query_types.RULE:
+            baseline = self._watches[RULE].baseline(app, component)
+            assert baseline is not None  # it makes the types
+            told = query_types.labels(self._topics, app, baseline, vectors(recent, component))
+        else:
+            told = [languages.language(e, component) for e in recent]
+        moved = {part, *part.split(", ")}  # new categories are told together
+        mine = (e.excerpt for e, category in zip(recent, told, strict=True) if category in moved)
+        return quoted(mine, self._config.top_contributors)
 
 
-def _vectors(embeddings: Sequence[Embedding], component: str) -> Any:
-    if not embeddings:
-        return np.empty((0, 0))
-    raw = b"".join(getattr(e, component) for e in embeddings)
-    return np.frombuffer(raw, dtype="<f2").reshape(len(embeddings), -1).astype(np.float64)
-
-
-def _embeddings(packed: bytes | None) -> list[Embedding]:
-    return msgspec.msgpack.decode(packed, type=list[Embedding]) if packed else []
+def _rule(detector: str) -> str:
+    """Under which its alerts are told."""
+    return RULE if detector in PAIR else detector
 
 
 def drift_fold_factory(config: MonitorConfig, detectors: DetectorsConfig, topics: Topics) -> FoldFactory:
+    """:raises ConfigError: the device that detectors ask for is not there."""
+    make_features(detectors.embedding_drift)
+
     def make_fold(partition: int, snapshot: bytes | None) -> Fold:
         return DriftFold(config, detectors, topics, snapshot)
 

@@ -44,7 +44,7 @@ from driftline.streams.monitor.watch import Watch
 from driftline.streams.monitor.windows import Windows
 from driftline.streams.pricing import Pricer
 
-VERSION = 3  # of the snapshot's layout
+VERSION = 4  # of the snapshot's layout
 CHUNK = 1_000  # events that become columns together: enough for arrays to pay, few enough to stay in the cache
 
 

@@ -4,7 +4,7 @@ A stream is (app, release, component). Streams of one (app, component) share a b
 release's first healthy units, and every release is held against it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from driftline.detectors.base import Detector, Floats, Insufficient, Measurement, State, TickBatch
 from driftline.detectors.config import BudgetConfig
+from driftline.streams.monitor.seasons import Seasons
 
 
 class Stream(NamedTuple):
@@ -130,6 +131,7 @@ class Watch:
             for k, fields in state.get("given", [])
         }
         self._relearning: dict[tuple[str, str], str] = {tuple(k): release for k, release in state.get("relearning", [])}
+        self._renewed: set[tuple[str, str]] = {tuple(k) for k in state.get("renewed", [])}
         self._left: dict[tuple[str, str], int] = {tuple(k): until for k, until in state.get("left", [])}
         self._fits: list[Fit] = []
         self._alarms: set[int] = set(state.get("alarms", []))
@@ -140,8 +142,10 @@ class Watch:
         places.used += len(self._opened)
         for slot, number in enumerate(self._opened):
             self._slot_of[number] = slot
+        self._seasons = Seasons(detector)
         if "detector" in state:
             self.detector.restore(state["detector"])
+            self._seasons.restore(state["seasons"], {k: detector.baseline(slot) for k, slot in self._baselines.items()})
 
     def snapshot(self) -> State:
         return {
@@ -152,6 +156,7 @@ class Watch:
             "sources": [[list(k), [s.first, s.last, s.releases]] for k, s in self._sources.items()],
             "given": [[list(k), msgspec.structs.asdict(baseline)] for k, baseline in self._given.items()],
             "relearning": [[list(k), release] for k, release in self._relearning.items()],
+            "renewed": sorted(map(list, self._renewed)),
             "insufficient": [
                 [list(k), {"note": reason.note, "have": reason.have, "need": reason.need}]
                 for k, reason in self._insufficient.items()
@@ -162,6 +167,7 @@ class Watch:
             "last_tick": self._last_tick,
             "over_limit": self.over_limit,
             "detector": self.detector.snapshot(),
+            "seasons": self._seasons.snapshot(),
         }
 
     def step(self, units: Units, tick: int) -> list[Transition]:
@@ -171,6 +177,8 @@ class Watch:
         self._touched.update(units.stream.tolist())
         slots = self._slots(units.stream, tick)
         self._seen[slots[slots >= 0]] = tick
+        if self._renewed:
+            slots = np.where(self._is_renewed(units.stream), -1, slots)
         learning = (slots < 0) & units.learn
         if self._relearning:
             learning |= self._relearns(units.stream) & units.learn
@@ -179,6 +187,7 @@ class Watch:
         scored = slots >= 0
         if self._left:
             scored &= self._serves(units.stream, tick)
+        self._learn_hours(units, scored & units.learn, tick)
         return self._detect(TickBatch(slots[scored], units.value[scored], units.session[scored]), tick)
 
     def advance(self, tick: int) -> list[Transition]:
@@ -253,7 +262,7 @@ class Watch:
     def _learn(self, numbers: NDArray[np.int64], value: Floats, session: NDArray[np.int64], tick: int) -> None:
         for number in np.unique(numbers).tolist():
             stream = self._streams.names[number]
-            if stream.group in self._baselines and stream.group not in self._relearning:
+            if stream.group in self._baselines and stream.group not in self._relearning.keys() | self._renewed:
                 continue  # over the limit of streams
             reference = self._references.get(stream.group)
             if reference is None:
@@ -263,6 +272,20 @@ class Watch:
             reference.add(value[mine], session[mine])
             self._sources[stream.group].note(stream.release, tick)
             self._settle(number, reference)
+
+    def _learn_hours(self, units: Units, chosen: NDArray[np.bool_], tick: int) -> None:
+        """From what is scored."""
+        sick = {self._streams.names[number].group for number in self._alarms}
+        for number in np.unique(units.stream[chosen]).tolist():
+            stream = self._streams.names[number]
+            if self._seasons.takes(stream.group, incident=stream.group in sick):
+                mine = chosen & (units.stream == number)
+                self._seasons.learn(stream.group, [stream.release], units.value[mine], units.session[mine], tick)
+        for group in self._seasons.due():
+            if group not in sick:
+                refit = self._seasons.refit(group, self.baseline(*group))
+                self._replace(group, refit.baseline)
+                self._fits.append(Fit(*group, refit.baseline, refit.releases, refit.first_tick, refit.last_tick))
 
     def _settle(self, number: int, reference: Any) -> None:
         """Put a baseline in force as soon as the reference is enough for one."""
@@ -275,12 +298,21 @@ class Watch:
             self._insufficient[group] = fit.baseline
             return
         if group in self._baselines:
+            fit = self._with_hours_of_before(group, fit)
             self.install(*group, fit.baseline)
         else:
             self._open_first(number, fit.baseline, fit.last_tick)
             self._unlearn(group)
         if group in self._baselines:
             self._fits.append(fit)
+            self._seasons.begin(group, fit.baseline, fit.releases, fit.first_tick, fit.last_tick)
+
+    def _with_hours_of_before(self, group: tuple[str, str], fit: Fit) -> Fit:
+        """Users keep their habits when a release replaces another; what is measured otherwise is another thing."""
+        if group in self._renewed:
+            return fit
+        before = self.detector.baseline(self._baselines[group])
+        return fit._replace(baseline=self.detector.carried(fit.baseline, before))
 
     def _fit(self, group: tuple[str, str], reference: Any) -> Fit:
         source = self._sources[group]
@@ -302,9 +334,9 @@ class Watch:
         group = (app, component)
         self._unlearn(group)
         self._relearning.pop(group, None)
-        slots = [slot for slot, number in enumerate(self._opened) if self._streams.names[number].group == group]
-        for slot in slots:
-            self.detector.open(baseline, slot)
+        self._renewed.discard(group)
+        self._seasons.end(group)
+        slots = self._replace(group, baseline)
         if slots:
             self._baselines[group] = slots[0]
         else:
@@ -313,6 +345,13 @@ class Watch:
         self._alarms.difference_update(alarmed)
         return [self._streams.names[number] for number in alarmed]
 
+    def _replace(self, group: tuple[str, str], baseline: Any) -> list[int]:
+        """The group's slots, which start afresh."""
+        slots = [slot for slot, number in enumerate(self._opened) if self._streams.names[number].group == group]
+        for slot in slots:
+            self.detector.open(baseline, slot)
+        return slots
+
     def relearn(self, app: str, release: str, keep: Sequence[str]) -> None:
         """Learn the app's baselines anew from this release, except of the components to keep; until they are made, the
         old ones stay in force."""
@@ -320,6 +359,28 @@ class Watch:
             if group[0] == app and group[1] not in keep:
                 self._unlearn(group)
                 self._relearning[group] = release
+
+    def renew(self, app: str, component: str) -> list[Stream]:
+        """An app's component is measured otherwise from now on: its baseline is learned anew from all stable releases,
+        and nothing is scored until then. Returns the streams in alarm."""
+        group = (app, component)
+        self._unlearn(group)
+        self._relearning.pop(group, None)
+        self._given.pop(group, None)
+        self._seasons.end(group)
+        if group not in self._baselines:
+            return []
+        self._renewed.add(group)
+        return self._start_afresh(lambda stream: stream.group == group)
+
+    def _is_renewed(self, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
+        return np.array([self._streams.names[number].group in self._renewed for number in numbers.tolist()], np.bool_)
+
+    def lacks(self, stream: Stream, note: str) -> None:
+        """A stream's units can't be measured yet, and so not be learned from."""
+        self._touched.add(self._streams.number(*stream))
+        if stream.group not in self._references:
+            self._insufficient[stream.group] = Insufficient(note, 0, 0)
 
     def _relearns(self, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whose units enter a new reference beside their baseline. An incident makes it begin again after its end."""
@@ -339,10 +400,14 @@ class Watch:
         """A release has left traffic: its streams start afresh should it come back. Sessions that are still open and
         scores that are still to come are not held against it up to the tick `until`. Returns the streams in alarm."""
         self._left[app, release] = until
+        return self._start_afresh(lambda stream: stream[:2] == (app, release))
+
+    def _start_afresh(self, is_one: Callable[[Stream], bool]) -> list[Stream]:
+        """Returns those of them that were in alarm."""
         alarmed = []
         for slot, number in enumerate(self._opened):
             stream = self._streams.names[number]
-            if stream.app == app and stream.release == release:
+            if is_one(stream):
                 self.detector.reset(slot)
                 if number in self._alarms:
                     self._alarms.discard(number)
@@ -366,7 +431,7 @@ class Watch:
     def _reading(self, number: int) -> Reading:
         stream = self._streams.names[number]
         slot = int(self._slot_of[number]) if number < len(self._slot_of) else -1
-        if slot < 0:
+        if slot < 0 or stream.group in self._renewed:
             reason = self._insufficient.get(stream.group)
             reference = self._references.get(stream.group)
             have = f" ({reference.n:,} of {reason.need:,})" if reason and reference else ""
@@ -375,6 +440,8 @@ class Watch:
         return Reading(stream, number in self._alarms, measurement, self.detector.baseline(slot).id, measurement.note)
 
     def baseline(self, app: str, component: str = "") -> Any | None:
+        if (app, component) in self._renewed:
+            return None
         slot = self._baselines.get((app, component))
         return self._given.get((app, component)) if slot is None else self.detector.baseline(slot)
 
@@ -416,6 +483,11 @@ class Collector(Watch):
     def fit_all(self) -> list[Fit]:
         """What the references make, or lack, as they stand."""
         return [self._fit(group, reference) for group, reference in self._references.items()]
+
+    def hold(self, fit: Fit) -> None:
+        """Learn the hours of what was fitted before, from the same traffic."""
+        self.install(fit.app, fit.component, fit.baseline)
+        self._seasons.begin((fit.app, fit.component), fit.baseline, fit.releases, fit.first_tick, fit.last_tick)
 
 
 _EMPTY = TickBatch(np.empty(0, np.intp), np.empty(0, np.float64), np.empty(0, np.int64))

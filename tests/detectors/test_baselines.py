@@ -6,11 +6,12 @@ import pytest
 
 from driftline.detectors.baselines import dump, fingerprint, load, summary
 from driftline.detectors.config import BudgetConfig
+from driftline.detectors.registry import FACTORIES
 from driftline.detectors.state import pack
-from tests.detectors.test_conformance import NAMES, batch, config, ready
+from tests.detectors.test_conformance import batch, config, ready
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FACTORIES)
 def test_a_baseline_survives_being_a_record(name: str) -> None:
     detector, kind = ready(name)
     baseline = detector.baseline(0)
@@ -54,4 +55,4 @@ def test_the_settings_that_count_are_in_the_fingerprint() -> None:
     budget = settings.model_copy(update={"budget": BudgetConfig(per_days=7)})
     assert fingerprint("quality", other) != fingerprint("quality", settings) != fingerprint("quality", budget)
     assert fingerprint("error_rate", other) == fingerprint("error_rate", settings)
-    assert all(name in type(settings).model_fields for name in NAMES)
+    assert all(name in type(settings).model_fields for name in FACTORIES)

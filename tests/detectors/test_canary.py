@@ -52,8 +52,8 @@ def test_errors_roll_back(rho: float) -> None:
 
 
 def test_equal_error_rates_do_not() -> None:
-    """The chance is at most 5 %: 20 runs of 6,000 units at one rate, at most three rolled back (98 %)."""
-    assert sum(errors((0.02, 0.02), 0.1, 300, seed)[0].verdict().action == "rollback" for seed in range(20)) <= 3
+    """The chance is at most 5 %: 10 runs of 6,000 units at one rate, at most two rolled back (99 %)."""
+    assert sum(errors((0.02, 0.02), 0.1, 300, seed)[0].verdict().action == "rollback" for seed in range(10)) <= 2
 
 
 def test_a_canary_on_fire_goes_at_once() -> None:
@@ -203,8 +203,8 @@ def test_a_worse_model_is_rolled_back_within_one_pass(preferences: Callable[[str
 def test_the_same_model_hosted_elsewhere_is_not(preferences: Callable[[str], Floats]) -> None:
     stable, same = preferences("vicuna-13b-v1.5"), preferences("vicuna-13b-v1.5-togetherai")
     for reference, rho in ((stable, 0.5), (stable, 0.1), (None, 0.5)):
-        actions = [single_pass(stable, same, rho, seed, reference).verdict().action for seed in range(20)]
-        assert actions.count("rollback") <= 2  # 5 % of 20, one more
+        actions = [single_pass(stable, same, rho, seed, reference).verdict().action for seed in range(10)]
+        assert actions.count("rollback") <= 1  # 5 % of 10, rounded up
 
 
 def test_goes_on_from_a_snapshot() -> None:

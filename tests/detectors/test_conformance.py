@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from driftline.detectors.base import Floats, Insufficient, TickBatch, Transitions
 from driftline.detectors.config import BudgetConfig, DetectorsConfig, EmbeddingDriftConfig, RecoveryConfig
-from driftline.detectors.registry import FACTORIES, AnyDetector, make
+from driftline.detectors.registry import FACTORIES, AnyDetector
+from driftline.detectors.registry import make as make_registered
 from driftline.detectors.state import pack, unpack
 
 D = 8
@@ -74,6 +75,8 @@ KINDS: dict[str, Kind] = {
     ),
     "finish_reason": CATEGORIES,
     "error_type": CATEGORIES,
+    "query_type": CATEGORIES,
+    "language": CATEGORIES,
     "invalid_rate": Kind(
         lambda rng, n: (rng.random(n) < 0.005).astype(np.float64),
         lambda rng, n: (rng.random(n) < 0.3).astype(np.float64),
@@ -97,11 +100,14 @@ KINDS: dict[str, Kind] = {
     "embedding_drift": Kind(lambda rng, n: rng.normal(size=(n, D)), lambda rng, n: rng.normal(size=(n, D)) + 1),
     "embedding_witness": Kind(lambda rng, n: _texts(rng, n, 0), lambda rng, n: _texts(rng, n, 1)),
 }
-NAMES = list(FACTORIES)
+RFF = "embedding_drift_rff"  # another of its kernels
+KINDS[RFF] = KINDS["embedding_drift"]
+NAMES = [*FACTORIES, RFF]
+SAME = ("ttft_p99", "cost_p99", "error_type", "query_type", "language", RFF)  # the same code as another
 
 
 def config(budget: BudgetConfig | None = None, recovery: RecoveryConfig | None = None) -> DetectorsConfig:
-    each = {name: {"recovery": recovery or RecoveryConfig()} for name in NAMES}
+    each = {name: {"recovery": recovery or RecoveryConfig()} for name in FACTORIES}
     return DetectorsConfig.model_validate(
         {
             "budget": budget or BudgetConfig(),
@@ -109,6 +115,13 @@ def config(budget: BudgetConfig | None = None, recovery: RecoveryConfig | None =
             "embedding_drift": EmbeddingDriftConfig(min_events=4000, chains=200, recovery=recovery or RecoveryConfig()),
         }
     )
+
+
+def make(name: str, settings: DetectorsConfig) -> AnyDetector:
+    if name != RFF:
+        return make_registered(name, settings)
+    embedding_drift = settings.embedding_drift.model_copy(update={"kernel": "rff", "frequencies": 32, "device": "cpu"})
+    return make_registered("embedding_drift", settings.model_copy(update={"embedding_drift": embedding_drift}))
 
 
 def batch(value: Floats, slot: int | NDArray[np.intp] = 0) -> TickBatch:
@@ -136,7 +149,7 @@ def learned(name: str, settings: str) -> Any:
 
 
 def test_every_detector_is_here() -> None:
-    assert set(KINDS) == set(FACTORIES)
+    assert set(KINDS) == set(NAMES)
     with pytest.raises(ValueError, match="known: error_rate"):
         make("astrology", config())
 
@@ -180,8 +193,8 @@ def test_bears_junk(name: str, junk: float) -> None:
         assert number is None or math.isfinite(number)
     scored = junk >= 0 and not math.isnan(junk) and name in ("latency_p99", "ttft_p99", "cost_p99", "scalar_drift")
     scored |= junk == -1.0 and name == "judge_drift"
-    assert scored or measured.n_not_scored >= 20 or name == "embedding_drift"
-    if name == "embedding_drift" and junk != -1.0:
+    assert scored or measured.n_not_scored >= 20 or name in ("embedding_drift", RFF)
+    if name in ("embedding_drift", RFF) and junk != -1.0:
         assert measured.n_not_scored == 21
 
 
@@ -263,7 +276,7 @@ def test_snapshots_continue_to_the_bit(name: str) -> None:
     assert seen == {"fired", "recovered"}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FACTORIES)
 def test_references_continue_to_the_bit_and_fitting_is_pure(name: str) -> None:
     detector, kind = make(name, config()), KINDS[name]
     straight, resumed = detector.reference(), detector.reference()
@@ -310,7 +323,7 @@ def test_order_within_a_tick_does_not_matter_to_rates(name: str) -> None:
     assert pack(one.snapshot()) == pack(two.snapshot())
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("ttft_p99", "cost_p99", "error_type")])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in SAME])
 def test_false_alarms_are_at_most_those_promised(name: str) -> None:
     """At the boundary of the null, with 1/alpha = 500 ticks: the rate of alarms over 60 streams, with restarts, is
     not above 1/500 (one-sided 99 %)."""

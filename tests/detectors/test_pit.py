@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import kstest
+from scipy.stats import kstest, norm
 
 from driftline.detectors.base import Floats, Insufficient, TickBatch
 from driftline.detectors.config import BudgetConfig, DetectorsConfig, PitConfig, RecoveryConfig
@@ -232,14 +232,34 @@ def test_too_small_references_are_refused() -> None:
 
 
 def test_a_baseline_is_small_and_large_references_stay_so() -> None:
+    """And all of their units count, also those that are not in the sample."""
     rng = np.random.default_rng(0)
     detector, baseline = pit(lognormal(rng, 100_000))
-    assert sum(baseline.counts) <= 8192
+    assert sum(baseline.counts) == 100_000
     assert len(pack({"baseline": [baseline.edges, baseline.counts]})) < 4096
-    reference = detector.reference()
+    straight = resumed = detector.reference()
+    for i in range(30):
+        values = lognormal(rng, 10_000) * (2 if i else 1)  # it became slower after the sample was full
+        if i in (0, 1, 20):
+            resumed = detector.reference(unpack(pack(straight.snapshot())))
+        straight.add(values, np.arange(10_000))
+        resumed.add(values, np.arange(10_000))
+    assert pack(straight.snapshot()) == pack(resumed.snapshot())
+    assert len(pack(straight.snapshot())) < 70_000
+    learned = detector.fit(straight)
+    assert not isinstance(learned, Insufficient)
+    assert sum(learned.counts) == 300_000
+    shares = np.cumsum(learned.counts) / 300_000
+    edges = np.array(learned.edges)
+    expected = (norm.cdf(np.log(edges) - 6) + 29 * norm.cdf(np.log(edges / 2) - 6)) / 30
+    assert np.abs(shares[:-1] - expected).max() < 0.005
+
+
+def test_the_sample_is_of_the_whole_reference() -> None:
+    rng = np.random.default_rng(0)
+    reference = pit(lognormal(rng, 5000))[0].reference()
     for _ in range(30):
         reference.add(lognormal(rng, 10_000), np.arange(10_000))
-    assert len(pack(reference.snapshot())) < 70_000
     assert kstest(np.log(reference.sorted()) - 6, "norm").pvalue > 1e-3
 
 

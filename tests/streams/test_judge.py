@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from driftline.schemas import codec
-from driftline.schemas.events import Score, Tick
+from driftline.schemas.events import Release, Score, Tick
 from driftline.schemas.results import Embedding, EmbeddingEvent
 from driftline.schemas.topics import Topics
 from driftline.streams.fold import Output
@@ -133,6 +133,11 @@ async def test_the_watermark_is_the_newest_tick_and_ticks_are_not_published() ->
     assert await it.absorb(records(codec.pack([tick(5), tick(3)]))) == []
     assert it.watermark == T0 + 5_000_000
     assert fold(it.snapshot()).watermark == T0 + 5_000_000
+
+
+async def test_releases_are_the_monitors() -> None:
+    release = Release(app="support", ts=T0, id="r", kind="deploy", release="v2")
+    assert len(scores(await fold().absorb(records(codec.pack([release, embedding(1)]))))) == 1
 
 
 async def test_one_record_per_app_and_bounded() -> None:

@@ -7,13 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from driftline.schemas import codec
-from driftline.schemas.errors import ConfigError
 from driftline.schemas.events import Release, Score, Tick, Trace
 from driftline.schemas.results import Embedding, EmbeddingEvent
-from driftline.schemas.topics import Topics
 from driftline.streams.embed.config import EmbedConfig, SampleConfig
 from driftline.streams.embed.embedder import CachedEmbedder
-from driftline.streams.embed.fold import ITEMS_PER_RECORD, EmbedFold, embed_fold_factory
+from driftline.streams.embed.fold import ITEMS_PER_RECORD, EmbedFold
 from tests.streams.embed.fakes import (
     T0,
     FakeEncoder,
@@ -108,9 +106,29 @@ async def test_records_are_bounded() -> None:
 
 async def test_nothing_to_say_publishes_nothing() -> None:
     score = Score(app="support", ts=T0, id="s", trace_id="t", name="n", value=1.0)
-    release = Release(app="support", ts=T0, id="r", kind="deploy", release="v2")
-    assert await fold().absorb(event_records(score, release)) == []
+    assert await fold().absorb(event_records(score)) == []
     assert await fold().absorb([]) == []
+
+
+async def test_releases_go_on_in_their_place() -> None:
+    release = Release(app="support", ts=T0, id="r", kind="canary_stop", release="v2", outcome="promoted")
+    found = items(await fold().absorb(event_records(trace(1), release, tick(5), release)))
+    assert found[1:] == [release, tick(5), release]
+
+
+async def test_each_text_has_its_language() -> None:
+    def language(text: str) -> str | None:
+        return {"g": "de", "h": "en"}.get(text[0])
+
+    it = EmbedFold(EmbedConfig(), "embeddings", CachedEmbedder(FakeEncoder(), EmbedConfig(), language))
+    source = [
+        trace(1, "guten Tag", output_text="hello"),
+        trace(2, "hello", output_text=""),
+        trace(3, "?", output_text="?"),
+    ]
+    found = items(await it.absorb(event_records(*source)))
+    languages = [(e.prompt_language, e.response_language) for e in found if isinstance(e, Embedding)]
+    assert languages == [("de", "en"), ("en", None), (None, None)]
 
 
 async def test_garbage_is_skipped_and_its_neighbours_kept(caplog: pytest.LogCaptureFixture) -> None:
@@ -136,11 +154,6 @@ async def test_a_snapshot_that_is_not_one_is_refused() -> None:
         fold(b"\x01")
 
 
-def test_the_factory_refuses_a_model_that_is_not_there() -> None:
-    with pytest.raises(ConfigError, match=r"embed\.model '/nowhere/model' cannot be loaded"):
-        embed_fold_factory(EmbedConfig(model="/nowhere/model"), Topics())
-
-
 _texts = st.sampled_from(["", "  ", "reset my router", "my router is broken", "refund", "a\x00b", "🦊"])
 _traces = st.builds(
     trace,
@@ -151,7 +164,12 @@ _traces = st.builds(
     input_text=_texts,
     output_text=_texts,
 )
-_events: st.SearchStrategy[Trace | Tick] = st.one_of(_traces, _traces, st.integers(0, 3000).map(tick))
+_releases = st.integers(0, 3000).map(
+    lambda s: Release(app="a", ts=T0 + s * 1_000_000, id=f"r{s}", kind="deploy", release=f"v{s}")
+)
+_events: st.SearchStrategy[Trace | Tick | Release] = st.one_of(
+    _traces, _traces, _releases, st.integers(0, 3000).map(tick)
+)
 _values = st.one_of(
     _events.map(codec.encode_event),
     st.lists(_events, max_size=4).map(codec.encode_events),

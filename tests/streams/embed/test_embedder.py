@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from driftline.streams.embed.config import EmbedConfig
-from driftline.streams.embed.embedder import CHARS_PER_TOKEN, SLICE, CachedEmbedder
+from driftline.streams.embed.embedder import CHARS_PER_TOKEN, SLICE, CachedEmbedder, Embedded
 from tests.streams.embed.fakes import FakeEncoder
 
 
@@ -16,9 +16,23 @@ def embedder(encoder: FakeEncoder, **config: int | str) -> CachedEmbedder:
 
 
 async def test_gives_a_vector_for_each_text_in_order() -> None:
-    vectors = await embedder(FakeEncoder()).embed(["b", "", "a", "b", "  "])
-    a, b = FakeEncoder().encode(["a", "b"])
-    assert vectors == [b.tobytes(), None, a.tobytes(), b.tobytes(), None]
+    found = await embedder(FakeEncoder()).embed(["b", "", "a", "b", "  "])
+    a, b = (Embedded(row.tobytes(), None) for row in FakeEncoder().encode(["a", "b"]))
+    assert found == [b, None, a, b, None]
+
+
+async def test_a_language_is_told_once_for_each_text_without_the_prefix() -> None:
+    asked: list[str] = []
+
+    def language(text: str) -> str | None:
+        asked.append(text)
+        return {"a": "de"}.get(text)
+
+    it = CachedEmbedder(FakeEncoder(), EmbedConfig(text_prefix="passage: "), language)
+    first = await it.embed(["a", "b", "a"])
+    assert [e and e.language for e in first] == ["de", None, "de"]
+    assert await it.embed(["b", "a"]) == first[1:]
+    assert asked == ["a", "b"]
 
 
 async def test_repeated_texts_are_embedded_once() -> None:
@@ -48,9 +62,9 @@ async def test_much_work_is_given_to_the_thread_in_slices_of_similar_length() ->
             return super().encode(texts)
 
     texts = [f"{n} " * (n % 2 + 1) for n in range(1000, 1000 + 2 * SLICE)]
-    vectors = await embedder(Sliced()).embed(texts)
+    found = await embedder(Sliced()).embed(texts)
     assert sizes == [(SLICE, 5, 5), (SLICE, 10, 10)]
-    assert vectors == [row.tobytes() for row in FakeEncoder().encode(texts)]
+    assert found == [Embedded(row.tobytes(), None) for row in FakeEncoder().encode(texts)]
 
 
 async def test_works_without_a_cache() -> None:
@@ -78,7 +92,7 @@ async def test_a_failure_of_the_model_is_raised_and_not_remembered() -> None:
     it = embedder(Flaky())
     with pytest.raises(RuntimeError, match="out of memory"):
         await it.embed(["a"])
-    assert await it.embed(["a"]) == [FakeEncoder().encode(["a"])[0].tobytes()]
+    assert await it.embed(["a"]) == [Embedded(FakeEncoder().encode(["a"])[0].tobytes(), None)]
 
 
 async def test_the_loop_stays_live_while_the_model_works() -> None:

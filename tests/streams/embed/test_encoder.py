@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from driftline.schemas.errors import ConfigError
+from driftline.schemas.topics import Topics
 from driftline.streams.embed.config import EmbedConfig
 from driftline.streams.embed.encoder import (
     FLOOR_TOKENS,
@@ -20,6 +21,7 @@ from driftline.streams.embed.encoder import (
     fixed_passes,
     unit_halves,
 )
+from driftline.streams.embed.fold import embed_fold_factory
 
 SENTENCE = "my router drops the connection whenever it rains and support wants me to reset everything again"
 WORDS = SENTENCE.split()
@@ -107,6 +109,11 @@ def test_the_bundled_model_loads_without_a_network(monkeypatch: pytest.MonkeyPat
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     assert TransformerEncoder(EmbedConfig(device="cpu")).encode(["hello"]).shape == (1, 384)
     assert dialled == []
+
+
+def test_the_factory_refuses_a_model_that_is_not_there() -> None:
+    with pytest.raises(ConfigError, match=r"embed\.model '/nowhere/model' cannot be loaded"):
+        embed_fold_factory(EmbedConfig(model="/nowhere/model"), Topics())
 
 
 def test_cuda_is_refused_where_there_is_none() -> None:

@@ -137,7 +137,7 @@ async def test_two_detectors_make_one_alert(topics: Topics) -> None:
         ("embedding_drift", "firing"),
         ("embedding_drift", "resolved"),
     ]
-    assert "unlike all that was usual 1% → " in alerts[0].description
+    assert "Share of topics: " in alerts[0].description
     assert alerts[0].contributors == ["“new”", "“old”"]
     evidence = [decode(o.value, Evidence) for o in outputs if o.topic == topics.evidence]
     fired, recovered = {}, {}

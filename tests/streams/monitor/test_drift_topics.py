@@ -44,4 +44,26 @@ def test_the_topics_that_moved_are_named_by_their_central_text() -> None:
     assert topics.changes(GROUP, baseline, texts(rng, [0] * 60 + [1] * 30 + [2] * 10)) == ""
     assert topics.changes(GROUP, baseline, now[:10]) == ""
     assert topics.changes(("bot", "response"), baseline, now) == ""
-    assert topics.changes(GROUP, msgspec.structs.replace(baseline, id="newer"), now) == ""
+    others = msgspec.structs.replace(baseline, id="newer", centers=baseline.centers[::-1].copy())
+    assert not topics.keeps(GROUP, others)
+    assert topics.changes(GROUP, others, now) == ""
+
+
+def test_a_baseline_with_the_same_topics_keeps_their_names() -> None:
+    """One that knows more of the hours of the day."""
+    baseline, topics = learned(), DriftTopics()
+    assert not topics.keeps(GROUP, baseline)
+    topics.name(GROUP, baseline, texts(np.random.default_rng(1), [0, 1]), ["a", "b"])
+    assert topics.keeps(GROUP, baseline)
+    assert topics.keeps(GROUP, msgspec.structs.replace(baseline, id="newer"))
+    assert topics.labels(GROUP, msgspec.structs.replace(baseline, id="newer"))[:2] == ["a", "b"]
+    assert not topics.keeps(("bot", "response"), baseline)
+
+
+def test_labels_are_short_and_all_different() -> None:
+    baseline, topics = learned(), DriftTopics()
+    long = "how do I\n reset " + "x" * 200
+    topics.name(GROUP, baseline, texts(np.random.default_rng(1), [0, 1]), [long, long])
+    labels = topics.labels(GROUP, baseline)
+    assert labels[0] == ("how do I reset " + "x" * 200)[:80]
+    assert labels[1:] == [f"{labels[0]} (topic 2)", "(topic 3)", "unlike all that was usual"]

@@ -16,8 +16,8 @@ from driftline.streams.monitor.fold import MonitorFold
 from driftline.streams.pricing import Pricer
 from tests.streams.monitor.log import START, TOPICS, FakeRecord, Log, results_of, run_log, traffic
 
-OUTAGE = (1_200, 1_500)
-STOP = 2_400
+OUTAGE = (400, 500)
+STOP = 900
 
 
 def new_fold(topics: Topics, snapshot: bytes | None = None) -> MonitorFold:
@@ -32,7 +32,7 @@ def failing(trace: Trace, rng: random.Random) -> None:
 
 def outage_log() -> Log:
     events: list[Event] = []
-    for trace in traffic(1, 0, STOP, 2, failing):
+    for trace in traffic(1, 0, STOP, 6, failing):
         events.append(trace)
         if trace.status == "ok":
             value = 0.7 + 0.1 * ((trace.ts // 7) % 100) / 100
@@ -184,5 +184,5 @@ def test_state_of_another_version_is_refused(topics: Topics) -> None:
     from driftline.detectors.state import pack, unpack
 
     state = unpack(new_fold(topics).snapshot())
-    with pytest.raises(PermanentError, match="version 99, this Driftline reads 3: install"):
+    with pytest.raises(PermanentError, match="version 99, this Driftline reads 4: install"):
         new_fold(topics, pack({**state, "version": 99}))

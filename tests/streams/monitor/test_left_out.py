@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import NamedTuple
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from driftline.detectors.config import DetectorsConfig
@@ -62,7 +62,6 @@ def distinct(events: list[Event]) -> Distinct:
     }
 
 
-@settings(deadline=None)
 @given(STEPS, st.integers(1, 5))
 async def test_distinct_events_are_counted_or_said_to_be_left_out(steps: list[Step], array: int) -> None:
     fold, now, sent, outputs = new_fold(), START, [], []

@@ -34,7 +34,7 @@ async def test_a_worse_model_is_rolled_back(share: float, topics: Topics) -> Non
     assert signal.effects["quality"] < 0
 
 
-@pytest.mark.parametrize("salt", ["a", "b", "c"])
+@pytest.mark.parametrize("salt", ["a", *(pytest.param(salt, marks=pytest.mark.slow) for salt in "bc")])
 @pytest.mark.parametrize("share", [0.5, 0.1])
 async def test_the_same_model_is_not(salt: str, share: float, topics: Topics) -> None:
     assert (

@@ -1,0 +1,70 @@
+"""What a rollout says to detectors: whose traffic may serve as a reference, and when baselines are learned anew."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from driftline.schemas.events import MICROSECONDS, Release
+from driftline.streams.monitor.watch import Watch
+
+
+class Unproven:
+    """Releases that are canaries, or were sent back."""
+
+    def __init__(self, state: Sequence[tuple[str, str]] = ()) -> None:
+        self._releases = {(app, release) for app, release in state}
+
+    def __contains__(self, release: tuple[str, str]) -> bool:
+        """(app, release)"""
+        return release in self._releases
+
+    def take(self, event: Release) -> None:
+        if event.kind == "canary_start":
+            self._releases.add((event.app, event.release))
+        elif event.kind == "deploy" or event.outcome == "promoted":
+            self._releases.discard((event.app, event.release))
+
+    def snapshot(self) -> list[list[str]]:
+        return sorted(map(list, self._releases))
+
+
+def left_traffic(event: Release) -> str:
+    """That the event takes its release out of traffic, and why; empty if it does not."""
+    if event.kind != "canary_stop" or event.outcome == "promoted":
+        return ""
+    return f"{event.release} was taken out of traffic ({event.outcome or 'stopped'})"
+
+
+class _Promotion(NamedTuple):
+    release: str
+    due: int  # when its baselines are to be learned anew
+    fitted: list[list[str]]  # detector and component of those that were fitted by hand since: these stay
+
+
+class Promotions:
+    """After a promotion the old baselines stay for a day, so that what the canary made slightly worse adds up to an
+    alarm; then the new stable release gives its own, as long as nothing is wrong."""
+
+    def __init__(self, relearn_after_s: int, state: Sequence[tuple[str, list[Any]]] = ()) -> None:
+        self._after = relearn_after_s * MICROSECONDS
+        self._apps = {app: _Promotion(*promotion) for app, promotion in state}
+
+    def take(self, event: Release) -> None:
+        if event.kind == "canary_stop" and event.outcome == "promoted":
+            self._apps[event.app] = _Promotion(event.release, event.ts + self._after, [])
+
+    def fitted(self, app: str, detector: str, component: str) -> None:
+        """By hand, for what serves now: it is not learned anew."""
+        if app in self._apps:
+            self._apps[app].fitted.append([detector, component])
+
+    def relearn(self, now: int, watches: Mapping[str, Watch], is_wrong: Callable[[str], bool]) -> None:
+        """Start with the apps whose time has come. `is_wrong`: whether anything is, with an app."""
+        for app, promotion in sorted(self._apps.items()):
+            if promotion.due <= now and not is_wrong(app):
+                for name, watch in watches.items():
+                    keep = [component for detector, component in promotion.fitted if detector == name]
+                    watch.relearn(app, promotion.release, keep)
+                del self._apps[app]
+
+    def snapshot(self) -> list[list[Any]]:
+        return [[app, list(promotion)] for app, promotion in sorted(self._apps.items())]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -321,6 +322,57 @@ def test_order_within_a_tick_does_not_matter_to_rates(name: str) -> None:
         one.update(batch(value), tick)
         two.update(batch(value[::-1]), tick)
     assert pack(one.snapshot()) == pack(two.snapshot())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_order_within_a_tick_hardly_matters(name: str) -> None:
+    """Sums round differently, and windows and directions end elsewhere in the tick."""
+    fired = []
+    for turned in (False, True):
+        detector, kind = ready(name)
+        rng = np.random.default_rng(1)
+        found = []
+        for tick in range(150):
+            value = (kind.bad if tick >= 60 else kind.healthy)(rng, 20)
+            if detector.update(batch(value[::-1] if turned else value), tick).fired:
+                found.append(tick)
+        fired.append(found)
+    [[one], [two]] = fired
+    assert one >= 60
+    assert abs(one - two) <= 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_streams_in_one_batch_or_in_several_are_the_same(name: str) -> None:
+    together, kind = ready(name, slots=2)
+    apart = [ready(name)[0] for _ in range(2)]
+    rng = np.random.default_rng(1)
+    for tick in range(100):
+        values = [kind.healthy(rng, 20), (kind.bad if tick > 40 else kind.healthy)(rng, 15)]
+        slots = rng.permutation(np.repeat([0, 1], [20, 15]))
+        mixed = np.empty((35, *values[0].shape[1:]))
+        for slot, value in enumerate(values):
+            mixed[slots == slot] = value
+        changes = together.update(batch(mixed, slots), tick)
+        alone = [detector.update(batch(value), tick) for detector, value in zip(apart, values, strict=True)]
+        assert changes.fired == [slot for slot in range(2) if alone[slot].fired]
+        assert changes.recovered == [slot for slot in range(2) if alone[slot].recovered]
+    for slot in range(2):
+        one, two = together.measure(slot), apart[slot].measure(0)
+        assert one.log_e == (None if two.log_e is None else pytest.approx(two.log_e, rel=1e-12))
+        assert msgspec.structs.replace(one, log_e=None) == msgspec.structs.replace(two, log_e=None)
+
+
+@pytest.mark.parametrize("name", ["embedding_drift", "embedding_witness", RFF])
+def test_vectors_of_another_dimension_are_counted_and_nothing_else(name: str) -> None:
+    detector, kind = ready(name)
+    rng = np.random.default_rng(1)
+    detector.update(batch(kind.healthy(rng, 500)), 0)
+    before = detector.measure(0)
+    assert detector.update(batch(np.ones((30, D + 1))), 1).fired == []
+    after = detector.measure(0)
+    assert after.n_not_scored == before.n_not_scored + 30
+    assert (after.n_events, after.value) == (before.n_events, before.value)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in SAME])

@@ -5,6 +5,8 @@ SHELL := /bin/bash
 # The first Python that is new enough; set PYTHON to choose another.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+# Of the tests: half of their time is spent waiting for processes and brokers.
+WORKERS ?= $(shell getconf _NPROCESSORS_ONLN | awk '{ n = $$1 + 1; print n < 5 ? n : 5 }')
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
@@ -29,10 +31,11 @@ up: $(INSTALLED) ## Set up, start the local stack for your own events
 	@$(BIN)/driftline up
 
 test: $(INSTALLED) ## Set up, run all tests (KAFKA_HOME adds Apache Kafka, a Docker engine adds containers)
-	@$(BIN)/pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile
+	@$(BIN)/pytest -q --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-soak: $(INSTALLED) ## Run what takes minutes: whole demos, storms of failures
+soak: $(INSTALLED) ## Run what takes minutes: whole demos, storms of failures, many more random examples
 	@$(BIN)/pytest -q -m slow
+	@$(BIN)/pytest -q -m 'hypothesis and not slow' --hypothesis-profile soak
 
 check: $(INSTALLED) ## Format, lint, types, import direction: changes nothing
 	@$(BIN)/ruff format --check .

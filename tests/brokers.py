@@ -1,6 +1,7 @@
 """Brokers that tests start, and what tests do with topics."""
 
 import asyncio
+import base64
 import itertools
 import os
 import socket
@@ -23,6 +24,11 @@ from driftline.streams.runtime.admin import apply_topics
 from driftline.streams.runtime.config import KafkaConfig
 
 START_TIMEOUT_S = 60.0
+
+# For tests of what brokers do differently: joins, commits, what a restart finds. Others run on one, see `broker`.
+on_each_broker = pytest.mark.parametrize(
+    "broker", ["embedded", pytest.param("apache", marks=pytest.mark.kafka)], indirect=True
+)
 
 
 def find_free_port() -> int:
@@ -80,8 +86,11 @@ class ApacheKafka:
             "group.min.session.timeout.ms": "1000",
         }
         self._properties.write_text("".join(f"{key}={value}\n" for key, value in properties.items()))
-        cluster = self._run("kafka-storage.sh", "random-uuid").splitlines()[-1]
-        self._run("kafka-storage.sh", "format", "-t", cluster, "-c", str(self._properties))
+        cluster = base64.urlsafe_b64encode(os.urandom(16)).decode().rstrip("=").replace("-", "_")  # no leading "-"
+        subprocess.run(
+            [self._bin / "kafka-storage.sh", "format", "-t", cluster, "-c", str(self._properties)],
+            env=self._environment(), check=True, capture_output=True,
+        )  # fmt: skip
 
     def start(self) -> None:
         log = (self._folder / "server.log").open("ab")
@@ -106,12 +115,6 @@ class ApacheKafka:
             self._process.kill()
             self._process.wait()
             self._process = None
-
-    def _run(self, script: str, *arguments: str) -> str:
-        done = subprocess.run(
-            [self._bin / script, *arguments], env=self._environment(), check=True, capture_output=True, text=True
-        )
-        return done.stdout.strip()
 
     def _environment(self) -> dict[str, str]:
         return {**os.environ, "LOG_DIR": str(self._folder / "logs"), "KAFKA_HEAP_OPTS": "-Xmx512m"}

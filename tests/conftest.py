@@ -13,8 +13,18 @@ from driftline.streams.embedded_kafka import EmbeddedKafka
 from driftline.streams.runtime.config import KafkaConfig
 from tests.brokers import ApacheKafka, Broker, Kafka, find_free_port
 
-hypothesis.settings.register_profile("driftline", deadline=None)  # a busy machine is no failure
+# A busy machine is no failure. `make soak` looks for counterexamples for longer.
+hypothesis.settings.register_profile("driftline", deadline=None, max_examples=30)
+hypothesis.settings.register_profile("soak", deadline=None, max_examples=300)
 hypothesis.settings.load_profile("driftline")
+
+QUICK = ("benchmarks", "contract", "detectors", "schemas")  # folders
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What starts processes first, and last what only computes: workers take whole files, and small ones fill gaps."""
+    tests = Path(__file__).parent
+    items.sort(key=lambda item: item.path.relative_to(tests).parts[0] in QUICK)
 
 
 @pytest.fixture
@@ -25,17 +35,25 @@ def free_port() -> int:
 @pytest.fixture(scope="session")
 def embedded_kafka() -> Iterator[Broker]:
     with EmbeddedKafka(find_free_port()) as kafka:
-        yield Broker("embedded", KafkaConfig(brokers=kafka.brokers, partitions=2).for_embedded())
+        config = KafkaConfig(brokers=kafka.brokers, partitions=2).for_embedded()
+        # Its joins take half the session, or twice that on a restart.
+        yield Broker("embedded", config.model_copy(update={"session_timeout_s": 1.0, "heartbeat_interval_s": 0.2}))
+
+
+def no_apache_kafka() -> str:
+    """Why there is none; empty where there is."""
+    if not os.environ.get("KAFKA_HOME"):
+        return "KAFKA_HOME is not set: unpack an Apache Kafka download and point it there"
+    if shutil.which("java") is None and "JAVA_HOME" not in os.environ:
+        return "Apache Kafka needs Java 17, and there is no java"
+    return ""
 
 
 @pytest.fixture(scope="session")
 def apache_kafka_home() -> Path:
-    home = os.environ.get("KAFKA_HOME")
-    if not home:
-        pytest.skip("KAFKA_HOME is not set: unpack an Apache Kafka download and point it there")
-    if shutil.which("java") is None and "JAVA_HOME" not in os.environ:
-        pytest.skip("Apache Kafka needs Java 17, and there is no java")
-    return Path(home).resolve()
+    if reason := no_apache_kafka():
+        pytest.skip(reason)
+    return Path(os.environ["KAFKA_HOME"]).resolve()
 
 
 @pytest.fixture(scope="session")
@@ -55,10 +73,11 @@ def apache_kafka(apache_kafka_node: ApacheKafka) -> Broker:
     return Broker("apache", config)
 
 
-@pytest.fixture(params=["embedded", pytest.param("apache", marks=pytest.mark.kafka)])
+@pytest.fixture
 def broker(request: pytest.FixtureRequest) -> Broker:
-    """Each test that asks for it runs on the embedded broker and on Apache Kafka."""
-    found: Broker = request.getfixturevalue("embedded_kafka" if request.param == "embedded" else "apache_kafka")
+    """Apache Kafka where there is one, else the embedded broker; each in turn for a test marked `on_each_broker`."""
+    kind = getattr(request, "param", "embedded" if no_apache_kafka() else "apache")
+    found: Broker = request.getfixturevalue(f"{kind}_kafka")
     return found
 
 
@@ -78,6 +97,6 @@ def kafka_container() -> Iterator[Broker]:
 
 @pytest.fixture
 async def kafka(broker: Broker) -> AsyncIterator[Kafka]:
-    """Fresh topics on each kind of broker."""
+    """Fresh topics."""
     async with Kafka(broker.config()) as kafka:
         yield kafka

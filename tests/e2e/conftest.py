@@ -16,12 +16,13 @@ from tests.e2e.stack import RunningStack, stack_environment, start_stack
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
     folder = tmp_path_factory.mktemp("stack")
     environment = stack_environment(folder / "state")
-    process = start_stack(environment, folder / "up.log")
+    log = folder / "up.log"
+    process = start_stack(environment, log)
     brokers = f"127.0.0.1:{environment['DRIFTLINE_STACK__KAFKA_PORT']}"
     dsn = f"http://127.0.0.1:{environment['DRIFTLINE_STACK__CLICKHOUSE_PORT']}"
     kafka = KafkaConfig(partitions=2).for_embedded().model_copy(update={"brokers": brokers})
-    yield RunningStack(process, environment, kafka, ClickHouseConfig(dsn=SecretStr(dsn)))
-    process.send_signal(signal.SIGINT)
+    yield RunningStack(process, log, environment, kafka, ClickHouseConfig(dsn=SecretStr(dsn)))
+    process.send_signal(signal.SIGINT)  # nothing to one that has ended
     process.wait(timeout=10)
 
 

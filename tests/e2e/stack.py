@@ -19,6 +19,7 @@ STARTS_WITHIN_S = 120.0  # torch and a model are loaded, perhaps on a busy machi
 @dataclass
 class RunningStack:
     process: subprocess.Popen[bytes]
+    log: Path
     environment: dict[str, str]
     kafka: KafkaConfig
     clickhouse: ClickHouseConfig

@@ -11,7 +11,7 @@ from driftline.schemas.topics import Topics
 from driftline.streams.embedded_kafka import EmbeddedKafka
 from driftline.streams.runtime.admin import apply_topics
 from driftline.streams.runtime.config import KafkaConfig
-from tests.brokers import ApacheKafka, Broker, find_free_port
+from tests.brokers import ApacheKafka, Broker, find_free_port, on_each_broker
 
 Read = Callable[[str, str, int], Awaitable[list[Trace]]]
 
@@ -32,6 +32,7 @@ def numbers(found: list[Trace]) -> list[int]:
     return [int(trace.trace_id) for trace in found]
 
 
+@on_each_broker
 @pytest.mark.parametrize("compression", ["zstd", "gzip", "lz4", "snappy", None])
 async def test_everything_arrives_once_and_in_order(broker: Broker, compression: str | None, read_traces: Read) -> None:
     kafka = broker.config()

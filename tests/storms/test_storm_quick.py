@@ -1,4 +1,4 @@
-"""One short storm of each family; the shortest in every run of the tests. The long ones are beside this file."""
+"""One short storm of each family. The long ones are beside this file."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from tests.storms.conftest import Pipeline
 from tests.storms.faults import FaultyProxy
 from tests.storms.harness import Node, Services, World
 
-pytestmark = pytest.mark.kafka
+pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 
 SMALL = {"traces": 15, "session_s": 2.0}
 
@@ -29,7 +29,6 @@ async def test_roles_killed(pipeline: Pipeline) -> None:
         await ends_well(world, "quick: roles killed")
 
 
-@pytest.mark.slow
 async def test_clickhouse_killed_and_failing(pipeline: Pipeline, server: EmbeddedServer) -> None:
     async with FaultyProxy(server.dsn, seed=2) as proxy, pipeline(seed=2, dsn=proxy.dsn, **SMALL) as world:
         await world.started("monitor", "archive")
@@ -43,7 +42,6 @@ async def test_clickhouse_killed_and_failing(pipeline: Pipeline, server: Embedde
         await ends_well(world, "quick: ClickHouse killed and failing")
 
 
-@pytest.mark.slow
 async def test_broker_killed(pipeline: Pipeline, node: Node, services: Services) -> None:
     async with pipeline(seed=3, **SMALL) as world:
         await world.started("monitor", "archive")
@@ -55,7 +53,6 @@ async def test_broker_killed(pipeline: Pipeline, node: Node, services: Services)
         await ends_well(world, "quick: broker killed")
 
 
-@pytest.mark.slow
 async def test_workers_come_and_go(pipeline: Pipeline) -> None:
     async with pipeline(seed=4, **SMALL) as world:
         first, _ = await world.started("monitor", "archive")

@@ -19,7 +19,7 @@ from driftline.sinks.clickhouse.config import ClickHouseConfig
 from driftline.sinks.clickhouse.embedded import EmbeddedServer
 from driftline.sinks.clickhouse.query import run_query
 from driftline.streams.archive import run_archive
-from tests.brokers import Kafka, eventually
+from tests.brokers import Kafka, eventually, on_each_broker
 from tests.sinks.clickhouse.samples import FULL
 
 TS = 1_790_000_000_000_000
@@ -84,6 +84,7 @@ async def holds(clickhouse: ClickHouseConfig, what: str, rows: int) -> None:
     assert await count(clickhouse, what) == rows
 
 
+@on_each_broker
 async def test_events_and_results_arrive_once(kafka: Kafka, clickhouse: ClickHouseConfig) -> None:
     topics = kafka.topics
     score = Score(app="bot", ts=TS, id="s1", trace_id="t1", name="helpful", value=0.5)
@@ -168,6 +169,7 @@ async def test_a_clickhouse_outage_loses_nothing_and_keeps_the_partitions(
         await holds(clickhouse, "traces", 100)
 
 
+@on_each_broker
 async def test_offsets_are_committed_after_the_rows(
     kafka: Kafka, clickhouse: ClickHouseConfig, server: EmbeddedServer, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -219,6 +221,7 @@ async def test_it_stops_while_clickhouse_is_away(
         await asyncio.to_thread(server.start)
 
 
+@on_each_broker
 async def test_two_members_share_the_work(kafka: Kafka, clickhouse: ClickHouseConfig) -> None:
     async with archiving(kafka, clickhouse):
         for n in range(20):

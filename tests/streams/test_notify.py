@@ -21,7 +21,7 @@ from driftline.streams import notify as role
 from driftline.streams.health import Health
 from driftline.streams.notify import run_notify
 from driftline.streams.ready import READY_FILE
-from tests.brokers import Kafka, eventually
+from tests.brokers import Kafka, eventually, on_each_broker
 from tests.sinks.notify.receivers import Answer, PagerDutyReceiver, SlackReceiver
 from tests.sinks.notify.samples import alert, breaker, resolved, rollback
 
@@ -90,6 +90,7 @@ def titles(slack: SlackReceiver) -> list[str]:
 FIRING, RESOLVED = "🔴 Firing: error_rate of support-bot", "✅ Resolved: error_rate of support-bot"
 
 
+@on_each_broker
 async def test_everything_is_told_to_everybody(
     kafka: Kafka, pagerduty: PagerDutyReceiver, slack: SlackReceiver
 ) -> None:
@@ -207,6 +208,7 @@ async def test_what_could_not_be_told_before_a_stop_is_told_after_the_next_start
     assert titles(slack) == [FIRING]
 
 
+@on_each_broker
 async def test_a_stop_in_the_middle_repeats_nothing_that_was_told(kafka: Kafka, slack: SlackReceiver) -> None:
     down = Answer(503)
     slack.faults.extend([Answer(200), *[down] * 1_000_000])
@@ -241,6 +243,7 @@ async def test_a_record_that_cannot_be_read_is_said_and_skipped(
     assert [record.levelname for record in caplog.records if "cannot be told" in record.message] == ["ERROR"] * 3
 
 
+@on_each_broker
 async def test_two_instances_share_the_work(kafka: Kafka, slack: SlackReceiver) -> None:
     ids = [f"a{number}" for number in range(20)]
     async with running(kafka, config(slack)):

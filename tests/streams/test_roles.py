@@ -53,6 +53,7 @@ def said(folder: Path) -> str:
     return (folder / "log").read_text(errors="replace")[-4_000:]
 
 
+@pytest.mark.slow  # tests/e2e asks all five of one stack
 @pytest.mark.parametrize("role", ROLES)
 async def test_every_role_tells_of_its_health(role: str, environment: dict[str, str], tmp_path: Path) -> None:
     process = start(role, environment, tmp_path)

@@ -11,6 +11,7 @@ from driftline.sinks.clickhouse.client import connect
 from driftline.sinks.clickhouse.config import ClickHouseConfig
 from driftline.sinks.clickhouse.embedded import EmbeddedServer
 from driftline.sinks.clickhouse.migrate import migrate
+from tests.tables import truncate
 
 numbers = itertools.count()
 
@@ -52,16 +53,17 @@ def migrated(embedded: EmbeddedServer) -> Iterator[dict[str, ClickHouseConfig]]:
 
 
 @pytest.fixture
-def tables(dsn: str, migrated: dict[str, ClickHouseConfig]) -> ClickHouseConfig:
-    """A database with all tables that tests share: each leaves it empty."""
+def tables(dsn: str, migrated: dict[str, ClickHouseConfig]) -> Iterator[ClickHouseConfig]:
+    """A database with all tables, empty, that tests share."""
     if dsn not in migrated:
-        migrated[dsn] = ClickHouseConfig(dsn=SecretStr(dsn), database=f"test_{os.getpid()}_shared")
+        migrated[dsn] = ClickHouseConfig(dsn=SecretStr(dsn), database=f"test_{os.getpid()}_shared", retry_max_s=0.2)
         migrate(migrated[dsn])
-    return migrated[dsn]
+    yield migrated[dsn]
+    truncate(migrated[dsn])
 
 
 @pytest.fixture
 def clickhouse(empty: ClickHouseConfig) -> ClickHouseConfig:
-    """A database with all tables."""
+    """A database with all tables, of the test's own: for one that changes them."""
     migrate(empty)
     return empty

@@ -140,7 +140,7 @@ async def test_a_stalled_pipeline_is_named(embedded_kafka: Broker, monkeypatch: 
 
     async with standing_in(kafka, silent="judge"):
         with pytest.raises(DemoError, match="waiting for judge in partition"):
-            await run_demo(kafka, count_rows, slice_s=600)
+            await run_demo(kafka, count_rows, slice_s=60)
 
 
 async def test_the_runner_and_the_sdk_agree_on_the_partition(embedded_kafka: Broker) -> None:

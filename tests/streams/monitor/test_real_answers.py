@@ -16,6 +16,8 @@ from tests.streams.monitor.log import START, Log, run_log
 
 pytestmark = needs_answers
 
+SHARES = [0.5, pytest.param(0.1, marks=pytest.mark.slow)]  # tests/detectors/test_canary.py has both in every run
+
 
 async def rollbacks(events: Sequence[Event], topics: Topics) -> list[RollbackSignal]:
     log = Log()
@@ -24,7 +26,7 @@ async def rollbacks(events: Sequence[Event], topics: Topics) -> list[RollbackSig
     return [result for result in await run_log(fold, log.records) if isinstance(result, RollbackSignal)]
 
 
-@pytest.mark.parametrize("share", [0.5, 0.1])
+@pytest.mark.parametrize("share", SHARES)
 async def test_a_worse_model_is_rolled_back(share: float, topics: Topics) -> None:
     [signal] = await rollbacks(
         single_pass("bot", START, "gpt-3.5-turbo-1106", "falcon-7b-instruct", share, "falcon"), topics
@@ -35,7 +37,7 @@ async def test_a_worse_model_is_rolled_back(share: float, topics: Topics) -> Non
 
 
 @pytest.mark.parametrize("salt", ["a", *(pytest.param(salt, marks=pytest.mark.slow) for salt in "bc")])
-@pytest.mark.parametrize("share", [0.5, 0.1])
+@pytest.mark.parametrize("share", SHARES)
 async def test_the_same_model_is_not(salt: str, share: float, topics: Topics) -> None:
     assert (
         await rollbacks(single_pass("bot", START, "vicuna-13b-v1.5", "vicuna-13b-v1.5-togetherai", share, salt), topics)

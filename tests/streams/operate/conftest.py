@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
@@ -23,6 +22,7 @@ from driftline.streams.operate.reconcile import home_partition
 from driftline.streams.pricing import Pricer
 from driftline.streams.settings import Settings
 from tests.brokers import Broker, Kafka, eventually
+from tests.tables import truncate
 
 START = 1_793_606_400 * MICROSECONDS  # a whole minute
 
@@ -40,7 +40,7 @@ def score(number: int, second: float, app: str = "bot", **fields: Any) -> Score:
 
 
 class Pipeline:
-    """A test's own topics and database, with an archive that runs and a monitor that runs when told to."""
+    """A test's own topics and empty tables, with an archive that runs and a monitor that runs when told to."""
 
     def __init__(self, kafka: Kafka, settings: Settings) -> None:
         self.kafka = kafka
@@ -110,17 +110,19 @@ def operate_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedde
         yield server
 
 
+@pytest.fixture(scope="session")
+def operate_tables(operate_server: EmbeddedServer) -> ClickHouseConfig:
+    """A database with all tables, which each test leaves empty."""
+    dsn = SecretStr(operate_server.dsn)
+    config = ClickHouseConfig(dsn=dsn, database="operate", batch_age_s=0.05, retry_max_s=0.2)
+    migrate(config)
+    return config
+
+
 @pytest.fixture
-async def pipeline(embedded_kafka: Broker, operate_server: EmbeddedServer) -> AsyncIterator[Pipeline]:
-    config = embedded_kafka.config()
-    clickhouse = ClickHouseConfig(
-        dsn=SecretStr(operate_server.dsn),
-        database=f"operate_{os.getpid()}_{config.prefix.rpartition('-')[2]}",
-        batch_age_s=0.05,
-        retry_max_s=0.2,
-    )
+async def pipeline(embedded_kafka: Broker, operate_tables: ClickHouseConfig) -> AsyncIterator[Pipeline]:
+    config, clickhouse = embedded_kafka.config(), operate_tables
     settings = Settings(kafka=config, clickhouse=clickhouse)
-    await asyncio.to_thread(migrate, clickhouse)
     stop = asyncio.Event()
     async with Kafka(config) as kafka:
         archive = asyncio.create_task(run_archive(config, clickhouse, kafka.topics, Pricer(), stop=stop))
@@ -131,6 +133,4 @@ async def pipeline(embedded_kafka: Broker, operate_server: EmbeddedServer) -> As
             await asyncio.wait({archive}, timeout=20)
             with contextlib.suppress(asyncio.CancelledError):
                 archive.result()
-    with connect(clickhouse, database="default") as client:
-        for suffix in ("", "_replay"):
-            client.command(f"DROP DATABASE IF EXISTS {clickhouse.database}{suffix}")
+    truncate(clickhouse)

@@ -21,7 +21,7 @@ from driftline.streams.operate.letters import (
     send_again,
     what_is_wrong,
 )
-from tests.brokers import Kafka
+from tests.brokers import Kafka, on_each_broker
 from tests.streams.operate.records import record
 
 TOPICS = Topics()
@@ -110,6 +110,7 @@ def test_json_is_shown_indented_and_other_bytes_as_far_as_they_are_text() -> Non
     assert list(pretty(b"\xff garbage", "")) == [("\\xff garbage", False)]
 
 
+@on_each_broker
 async def test_what_is_sent_again_goes_where_it_was_and_is_marked(kafka: Kafka) -> None:
     topics = kafka.topics
     for number in (1, 2):

@@ -20,7 +20,7 @@ def tables(found: Replayed) -> dict[str, tuple[int, int, int]]:
     return {c.name: (c.first, c.replay, c.equal) for c in found.comparisons}
 
 
-async def incident(pipeline: Pipeline, *, minutes: int = 8, late: bool = False) -> None:
+async def incident(pipeline: Pipeline, *, minutes: int = 4, late: bool = False) -> None:
     """An app whose provider fails in the end; a tick every second, with nothing before it left to come."""
     n = 0
     for second in range(minutes * 60):
@@ -58,9 +58,9 @@ async def test_the_log_gives_everything_again_to_the_last_digit(pipeline: Pipeli
     assert not found.failed
     counts = tables(found)
     assert all(first == second == equal for first, second, equal in counts.values())
-    assert counts["windows"][0] == 8
-    assert counts["left_out"][0] == 4
-    assert counts["evidence"][0] > 8
+    assert counts["windows"][0] == 4
+    assert counts["left_out"][0] == 2
+    assert counts["evidence"][0] > 4
     assert counts["alerts"][0]
     assert counts["breakers"][0]
 
@@ -70,7 +70,7 @@ async def test_clickhouse_gives_windows_and_alerts_again(pipeline: Pipeline) -> 
     found = await replayed(pipeline, "clickhouse")
     assert not found.failed, found.comparisons
     counts = tables(found)
-    assert counts["windows"] == (8, 8, 8)
+    assert counts["windows"] == (4, 4, 4)
     assert counts["alerts"][0]
     assert all(counts[name][0] == counts[name][2] for name in ("alerts", "breakers", "rollbacks"))
 

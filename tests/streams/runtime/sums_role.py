@@ -107,7 +107,7 @@ def main() -> None:
     reached = 0
     watch.LOOK_S = 0.5  # so that every test has the watch at work
     if options.deaf:
-        lag.STALL_S = 4.0
+        lag.STALL_S = 2.0
         worker.FaustRole.busy = lambda *_: True  # type: ignore[method-assign]
 
     def hook(step: str, partition: int) -> None:

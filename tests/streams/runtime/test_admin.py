@@ -6,9 +6,10 @@ from driftline.schemas.errors import ConfigError, RetryableError
 from driftline.schemas.topics import Topic, Topics
 from driftline.streams.runtime.admin import apply_topics, require_topics, wait_for_broker
 from driftline.streams.runtime.config import KafkaConfig
-from tests.brokers import Broker
+from tests.brokers import Broker, on_each_broker
 
 
+@on_each_broker
 async def test_topics_are_created_once_and_then_compared(broker: Broker) -> None:
     config = broker.config()
     topics = Topics(config.prefix)
@@ -19,6 +20,7 @@ async def test_topics_are_created_once_and_then_compared(broker: Broker) -> None
     await require_topics(config, [topic.name for topic in topics.all()])
 
 
+@on_each_broker
 async def test_another_number_of_partitions_is_reported_and_nothing_changed(broker: Broker) -> None:
     config = broker.config()
     topics = Topics(config.prefix)
@@ -53,5 +55,6 @@ async def test_no_broker_is_one_clear_line(free_port: int) -> None:
     assert "\n" not in str(error.value)
 
 
+@on_each_broker
 async def test_a_broker_that_answers_is_enough(broker: Broker) -> None:
     await wait_for_broker(broker.config(), timeout_s=10)

@@ -23,7 +23,7 @@ from driftline.schemas.results import Progress
 from driftline.streams.embedded_kafka import die_with_parent
 from driftline.streams.runtime import state as states
 from driftline.streams.runtime.config import KafkaConfig
-from tests.brokers import ApacheKafka, Broker, Kafka, eventually
+from tests.brokers import ApacheKafka, Broker, Kafka, eventually, on_each_broker
 from tests.streams.runtime.sums_role import ROLE, SECOND, WINDOW_US, Sum
 
 START_US = 170_000_000 * WINDOW_US
@@ -131,6 +131,7 @@ async def quick(broker: Broker) -> AsyncIterator[Kafka]:
         yield kafka
 
 
+@on_each_broker
 async def test_a_worker_killed_at_any_step_loses_and_repeats_nothing(
     quick: Kafka, workers: list[Worker], tmp_path: Path
 ) -> None:
@@ -175,6 +176,7 @@ async def owns(worker: Worker, partitions: int) -> None:
 
 
 @pytest.mark.slow
+@on_each_broker
 async def test_partitions_move_between_workers_with_a_large_state(
     quick: Kafka, workers: list[Worker], tmp_path: Path
 ) -> None:
@@ -207,6 +209,7 @@ async def test_partitions_move_between_workers_with_a_large_state(
 
 
 @pytest.mark.slow
+@on_each_broker
 async def test_a_frozen_worker_that_comes_back_does_no_harm(
     quick: Kafka, workers: list[Worker], tmp_path: Path
 ) -> None:
@@ -323,7 +326,7 @@ async def test_a_clean_stop_saves_what_is_absorbed(broker: Broker, workers: list
 async def test_a_partition_that_goes_idle_is_saved_and_acknowledged(
     embedded_kafka: Broker, workers: list[Worker], tmp_path: Path
 ) -> None:
-    async with Kafka(embedded_kafka.config(checkpoint_s=2.0, session_timeout_s=1.0, heartbeat_interval_s=0.2)) as kafka:
+    async with Kafka(embedded_kafka.config(checkpoint_s=1.0, session_timeout_s=1.0, heartbeat_interval_s=0.2)) as kafka:
         worker = Worker(kafka.config, tmp_path / "worker.log")
         workers.append(worker)
         await owns(worker, 2)

@@ -6,7 +6,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from driftline.schemas.codec import pack
 from driftline.schemas.errors import PermanentError
 from driftline.streams.runtime.state import LIMIT, State, decode, encode, key, read_newest
-from tests.brokers import Kafka
+from tests.brokers import Kafka, on_each_broker
 
 
 async def test_a_state_survives_encoding() -> None:
@@ -26,6 +26,7 @@ async def test_a_state_that_fits_no_record_is_refused_before_it_is_sent() -> Non
         await encode(State(0, {}, os.urandom(LIMIT)))
 
 
+@on_each_broker
 async def test_the_newest_record_of_each_partition_is_found(kafka: Kafka) -> None:
     topic = kafka.topics.state("monitor")
     large = await encode(State(3, {}, os.urandom(LIMIT - 1000)))
@@ -35,6 +36,7 @@ async def test_the_newest_record_of_each_partition_is_found(kafka: Kafka) -> Non
     assert {tp.partition: value for tp, value in (await newest(kafka, topic)).items()} == {0: large}
 
 
+@on_each_broker
 async def test_the_last_record_of_a_batch_is_found(kafka: Kafka) -> None:
     """The embedded broker's "latest offset" is that of the first record of the last batch, plus one."""
     topic = kafka.topics.state("monitor")

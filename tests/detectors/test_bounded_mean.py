@@ -26,7 +26,7 @@ def delay(detector: Quality, rng: np.random.Generator, a: float, b: float, limit
 
 def test_a_drop_of_thirty_percent_is_found_within_sixty_scores_and_none_without() -> None:
     delays = []
-    for seed in range(10):
+    for seed in range(5):
         rng = np.random.default_rng(seed)
         detector, baseline = quality(rng.beta(8, 2, 5000))
         assert isinstance(baseline, MeanBaseline)

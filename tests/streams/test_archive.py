@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import itertools
 import os
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -17,15 +16,14 @@ from driftline.schemas.ids import stable_id
 from driftline.schemas.results import Baseline, DeadLetter
 from driftline.sinks.clickhouse.config import ClickHouseConfig
 from driftline.sinks.clickhouse.embedded import EmbeddedServer
+from driftline.sinks.clickhouse.migrate import migrate
 from driftline.sinks.clickhouse.query import run_query
 from driftline.streams.archive import run_archive
 from tests.brokers import Kafka, eventually, on_each_broker
 from tests.sinks.clickhouse.samples import FULL
+from tests.tables import truncate
 
 TS = 1_790_000_000_000_000
-
-numbers = itertools.count()
-
 
 class FixedPrice:
     def cost_usd(self, trace: Trace) -> float | None:
@@ -39,14 +37,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]
 
 
 @pytest.fixture
-def clickhouse(server: EmbeddedServer) -> ClickHouseConfig:
-    return ClickHouseConfig(
-        dsn=SecretStr(server.dsn),
-        database=f"archive_{os.getpid()}_{next(numbers)}",
-        batch_age_s=0.1,
-        retry_max_s=0.2,
-        connect_timeout_s=2,
+def clickhouse(server: EmbeddedServer) -> Iterator[ClickHouseConfig]:
+    config = ClickHouseConfig(
+        dsn=SecretStr(server.dsn), database="archive", batch_age_s=0.1, retry_max_s=0.2, connect_timeout_s=2
     )
+    migrate(config)
+    yield config
+    truncate(config)
 
 
 @contextlib.asynccontextmanager
@@ -146,6 +143,7 @@ async def test_rows_that_clickhouse_refuses_are_dead_lettered(kafka: Kafka, clic
         sent = await kafka.send(kafka.topics.events, b"[" + b",".join([broken, *events]) + b"]")
         await holds(clickhouse, "dead_letters", 2)
         await holds(clickhouse, "traces", 3)
+        await asyncio.to_thread(execute, clickhouse, "ALTER TABLE traces_raw DROP CONSTRAINT c")
     letters = [decode(record.value, DeadLetter) for record in await kafka.read(kafka.topics.dlq)]
     (letter,) = [letter for letter in letters if letter.index == 2]
     assert (letter.offset, letter.raw) == (sent.offset, events[1])

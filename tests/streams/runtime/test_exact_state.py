@@ -131,7 +131,6 @@ async def quick(broker: Broker) -> AsyncIterator[Kafka]:
         yield kafka
 
 
-@on_each_broker
 async def test_a_worker_killed_at_any_step_loses_and_repeats_nothing(
     quick: Kafka, workers: list[Worker], tmp_path: Path
 ) -> None:

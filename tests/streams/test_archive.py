@@ -25,6 +25,7 @@ from tests.tables import truncate
 
 TS = 1_790_000_000_000_000
 
+
 class FixedPrice:
     def cost_usd(self, trace: Trace) -> float | None:
         return 0.25 if trace.request_model == "known" else None

@@ -175,7 +175,6 @@ async def owns(worker: Worker, partitions: int) -> None:
 
 
 @pytest.mark.slow
-@on_each_broker
 async def test_partitions_move_between_workers_with_a_large_state(
     quick: Kafka, workers: list[Worker], tmp_path: Path
 ) -> None:

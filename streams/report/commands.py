@@ -1,5 +1,6 @@
 """The command of this folder."""
 
+import asyncio
 from pathlib import Path
 
 import click
@@ -30,6 +31,8 @@ from driftline.streams.operate.commands import (
 )  # fmt: skip
 @click.option("--rows", "limit", type=click.IntRange(min=100), default=20_000, show_default=True,
               help="At most so many requests of each period, the same at every call.")  # fmt: skip
+@click.option("--texts", is_flag=True,
+              help="Prompts and responses, too, by their embeddings of the last day, which are in Kafka.")  # fmt: skip
 @json_option
 @click.pass_context
 def report_command(
@@ -41,6 +44,7 @@ def report_command(
     baseline_to: int | None,
     file: Path,
     limit: int,
+    texts: bool,
     json_file: str | None,
 ) -> None:
     """Compare two periods in an HTML report by Evidently.
@@ -53,6 +57,7 @@ def report_command(
     from driftline.streams.report import views
     from driftline.streams.report.build import write_report
     from driftline.streams.report.periods import baseline_period, requests_of
+    from driftline.streams.report.texts import TextEffects, compare_texts, texts_of
 
     settings = settings_of(ctx)
     if since is None:
@@ -72,5 +77,11 @@ def report_command(
         current = requests_of(clickhouse, app, since, until, limit)
         status.update("Evidently compares")
         done = write_report(current, reference, file)
+        moved: list[TextEffects] = []
+        if texts:
+            status.update("Reading embeddings")
+            periods = ((since, until), (baseline_from, baseline_to))
+            moved = compare_texts(*(asyncio.run(texts_of(settings, app, *period)) for period in periods))
     period = {"from": since, "to": until, "baseline_from": baseline_from, "baseline_to": baseline_to}
-    report({**period, **msgspec.to_builtins(done)}, views.written(done, baseline_from, baseline_to), json_file)
+    made = {**period, **msgspec.to_builtins(done), "texts": msgspec.to_builtins(moved)}
+    report(made, views.written(done, moved, baseline_from, baseline_to), json_file)

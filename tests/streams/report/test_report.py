@@ -17,6 +17,7 @@ from driftline.schemas.errors import ConfigError, PermanentError
 from driftline.streams.report.build import common_columns, wide, write_report
 from driftline.streams.report.periods import baseline_period
 from tests.streams.baselines.test_baseline_commands import moment
+from tests.streams.baselines.test_collect import embeddings, send
 from tests.streams.baselines.test_in_force import SAMPLE
 from tests.streams.operate.conftest import START, Pipeline, score, trace
 from tests.streams.operate.test_commands import run
@@ -86,17 +87,21 @@ async def test_a_report_of_stored_traffic(pipeline: Pipeline, tmp_path: Path) ->
         ]  # fmt: skip
         await pipeline.send([*events, *(score(second * 10 + i, second + i / 10) for i in range(5))])
     await pipeline.flush()
+    await send(pipeline, embeddings(range(40), 5))
     await pipeline.stored("traces", 200)
     await pipeline.stored("scores", 200)
     file = tmp_path / "out.html"
     periods = ("--from", moment(20), "--to", moment(40), "--baseline-from", moment(0), "--baseline-to", moment(20))
-    result = await run(pipeline, "report", "--app", "bot", *periods, "-o", str(file), "--json", "-")
+    result = await run(pipeline, "report", "--app", "bot", *periods, "--texts", "-o", str(file), "--json", "-")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     assert (found["current_rows"], found["reference_rows"]) == (100, 100)
     said = {column["column"]: column["drifted"] for column in found["columns"]}
     assert said["output_tokens"]
     assert not said["latency_ms"]
+    prompts, responses = found["texts"]
+    assert prompts["effects"]["p"] > 0.01
+    assert "fewer than 10 sessions" in responses["note"]
     assert {"score: quality", "answer_chars", "finish_reason", "outcome", "model"} <= said.keys()
     page = Page()
     page.feed(file.read_text())

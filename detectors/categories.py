@@ -39,7 +39,7 @@ from driftline.detectors.detectable import detectable_rate
 from driftline.detectors.digests import digests
 from driftline.detectors.engine import Engine
 from driftline.detectors.scalar import HORIZON, Opened, ScalarBaseline, relative
-from driftline.detectors.seasons import WEEK, Clock, Season, both, confidence
+from driftline.detectors.seasons import WEEK, Clock, Season, both, confidence, no_table
 from driftline.detectors.tempering import BLOCK_S, MIN_BLOCKS, Blocks, note
 from driftline.detectors.units import NO_SESSION
 from driftline.schemas.ids import stable_id
@@ -64,18 +64,14 @@ UP, DOWN, NEW = 0, 1, 2
 _NO_EVIDENCE = (np.zeros(_BETS), np.zeros(_BETS), np.zeros(3), np.zeros(3))
 
 
-def _unknown() -> Floats:
-    return np.empty((0, 0))
-
-
 class CategoriesBaseline(ScalarBaseline, frozen=True, kw_only=True):
     codes: list[int]  # the most common categories, and how often each was there
     counts: list[int]
     names: list[str]
     rare: list[int]  # the other categories of the reference
     singletons: int | None  # categories seen once; None: there were too many to tell new ones
-    hour_shares: Floats = msgspec.field(default_factory=_unknown)  # [24 or 168, K + 1] of categories and "other"
-    hour_units: Floats = msgspec.field(default_factory=_unknown)  # [24 or 168, K + 1] independent units that know them
+    hour_shares: Floats = msgspec.field(default_factory=no_table)  # [24 or 168, K + 1] of categories and "other"
+    hour_units: Floats = msgspec.field(default_factory=no_table)  # [24 or 168, K + 1] independent units that know them
 
     @property
     def shares(self) -> Floats:

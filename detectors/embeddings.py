@@ -21,7 +21,7 @@ from driftline.detectors.limits import SADDLEPOINT, Noise, powers_of_two, split,
 from driftline.detectors.saddlepoint import log_sf, positive, quantile
 from driftline.detectors.samples import Thinned
 from driftline.detectors.scalar import HORIZON
-from driftline.detectors.seasons import DAY, Season, both
+from driftline.detectors.seasons import DAY, Season, both, no_table, no_units, no_vectors
 from driftline.detectors.splitting import Sample, Singles
 from driftline.detectors.topics import Topics, find
 from driftline.detectors.units import NO_SESSION
@@ -260,14 +260,6 @@ class EmbeddingReference:
         }
 
 
-def _no_hours() -> Any:
-    return np.empty((0, 0), np.float32)
-
-
-def _no_units() -> Floats:
-    return np.empty(0)
-
-
 class EmbeddingBaseline(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     n: int  # events in the reference
@@ -287,10 +279,10 @@ class EmbeddingBaseline(msgspec.Struct, frozen=True, kw_only=True):
     centers: NDArray[np.float32]  # [k, d] of the reference's topics; none without sessions, or with the kernel rff
     shares: Floats  # [k + 1] of them
     near: float
-    hours: NDArray[np.float32] = msgspec.field(default_factory=_no_hours)  # [24, features] means; empty: not known
-    hour_units: Floats = msgspec.field(default_factory=_no_units)  # [24] events that would know them as well
-    hour_apart: Floats = msgspec.field(default_factory=_no_units)  # [24] variance by what days are of their own accord
-    hour_factors: Floats = msgspec.field(default_factory=_no_hours)  # [24, s] by which this stretches T
+    hours: NDArray[np.float32] = msgspec.field(default_factory=no_vectors)  # [24, features] means; empty: not known
+    hour_units: Floats = msgspec.field(default_factory=no_units)  # [24] events that would know them as well
+    hour_apart: Floats = msgspec.field(default_factory=no_units)  # [24] variance by what days are of their own accord
+    hour_factors: Floats = msgspec.field(default_factory=no_table)  # [24, s] by which this stretches T
 
     def mean(self, hour: int) -> Floats:
         """[features] in an hour since the epoch."""

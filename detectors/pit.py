@@ -36,7 +36,7 @@ from driftline.detectors.columns import Columns
 from driftline.detectors.config import BudgetConfig, PitConfig
 from driftline.detectors.engine import Run
 from driftline.detectors.scalar import HORIZON, SampleReference, ScalarBaseline, ScalarDetector, relative
-from driftline.detectors.seasons import WEEK, Clock, Season, both, confidence
+from driftline.detectors.seasons import WEEK, Clock, Season, both, confidence, no_table
 from driftline.detectors.tempering import BLOCK_S, TAILS
 from driftline.schemas.ids import stable_id
 
@@ -54,10 +54,6 @@ _LARGEST = 1e300  # as good as infinity
 _RECOVERY = np.array([0.03, 0.1, 0.3, 0.9])
 _MIN_INTERVAL = 30  # units; fewer make no interval worth showing
 _SPAN = np.log(100.0)  # of what is shown: a unit weighs at most as one of 100 times the median
-
-
-def _unknown() -> Floats:
-    return np.empty((0, 0))
 
 
 @dataclass(frozen=True)
@@ -126,8 +122,8 @@ class PitBaseline(ScalarBaseline, frozen=True, kw_only=True):
     center: float  # the sample's median
     typical: float  # the mean of what is shown
     detectable: float | None  # the least change that is found within 1,000 units; None: no change is
-    hour_means: Floats = msgspec.field(default_factory=_unknown)  # [24 or 168, S] of h; empty: they are not known
-    hour_units: Floats = msgspec.field(default_factory=_unknown)  # [24 or 168, S] independent units that know them
+    hour_means: Floats = msgspec.field(default_factory=no_table)  # [24 or 168, S] of h; empty: they are not known
+    hour_units: Floats = msgspec.field(default_factory=no_table)  # [24 or 168, S] independent units that know them
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,13 +24,25 @@ DAY, WEEK = 24, 168  # hours
 REFITS = (2, 7, 14)  # days after which hours are known better: of the day at first, of the week from two weeks on
 NO_HOURS = "seasonal_confidence: low."  # the reference is of one time of the day and week
 _HOUR_S = 3600.0
-_N, _SQUARES, _GROUPS, _TOTAL = range(
-    4
-)  # columns: units, squares of those of single hours, single hours, sums from here
+# Columns: units, the squares of those of single hours, single hours; the sums from here on.
+_N, _SQUARES, _GROUPS, _TOTAL = range(4)
 _TINY = np.finfo(np.float64).tiny
 
 Statistic: TypeAlias = Callable[[Floats, NDArray[np.int64]], Floats]
 """Units and their sessions to the statistics [m, d] of those that are valid."""
+
+
+def no_table() -> Floats:
+    """Of numbers by hour, where hours are not known; likewise below."""
+    return np.empty((0, 0))
+
+
+def no_vectors() -> NDArray[np.float32]:
+    return np.empty((0, 0), np.float32)
+
+
+def no_units() -> Floats:
+    return np.empty(0)
 
 
 @dataclass(frozen=True)

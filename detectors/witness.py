@@ -22,7 +22,7 @@ from driftline.detectors.columns import Columns
 from driftline.detectors.config import BudgetConfig, EmbeddingWitnessConfig
 from driftline.detectors.embeddings import unit_vectors
 from driftline.detectors.engine import Engine
-from driftline.detectors.seasons import DAY, Clock, Season, both, confidence
+from driftline.detectors.seasons import DAY, Clock, Season, both, confidence, no_units, no_vectors
 from driftline.detectors.units import NO_SESSION
 from driftline.schemas.ids import stable_id
 from driftline.schemas.results import Guarantee
@@ -110,14 +110,6 @@ class WitnessReference:
         self._digest = state["digest"]
 
 
-def _no_hours() -> NDArray[np.float32]:
-    return np.empty((0, 0), np.float32)
-
-
-def _no_units() -> Floats:
-    return np.empty(0)
-
-
 class WitnessBaseline(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     n: int  # units in the reference
@@ -129,9 +121,9 @@ class WitnessBaseline(msgspec.Struct, frozen=True, kw_only=True):
     variances: Floats  # [r] along them
     rest: float  # an upper bound of the variance along any other direction
     spread: float  # the variance of units about their mean, over all directions
-    hours: NDArray[np.float32] = msgspec.field(default_factory=_no_hours)  # [24, d] means less mu_2; empty: not known
-    hour_units: Floats = msgspec.field(default_factory=_no_units)  # [24] independent units that would know them
-    hour_apart: Floats = msgspec.field(default_factory=_no_units)  # [24] variance by what days are of their own accord
+    hours: NDArray[np.float32] = msgspec.field(default_factory=no_vectors)  # [24, d] means less mu_2; empty: not known
+    hour_units: Floats = msgspec.field(default_factory=no_units)  # [24] independent units that would know them
+    hour_apart: Floats = msgspec.field(default_factory=no_units)  # [24] variance by what days are of their own accord
 
     def sd(self, w: Floats) -> float:
         """An upper bound of the standard deviation of units along the unit vector w."""

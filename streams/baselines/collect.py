@@ -18,7 +18,7 @@ from driftline.streams.monitor.drift import DriftFold
 from driftline.streams.monitor.fold import MonitorFold
 from driftline.streams.monitor.watch import Collector, Fit, Watch
 from driftline.streams.operate.folds import Made, stored_events, stored_releases, with_ticks
-from driftline.streams.operate.log import Log
+from driftline.streams.operate.log import Log, Reading
 from driftline.streams.operate.reconcile import home_partition
 from driftline.streams.operate.times import show_time
 from driftline.streams.pricing import Pricer
@@ -108,10 +108,7 @@ async def from_log(settings: Settings, traffic: Range, detectors: Collection[str
     end = settled(settings, traffic.until)
     oldest: int | None = None
     async with Log(settings.kafka) as log:
-        number = home_partition(traffic.app, settings.kafka.partitions)
-        [partition] = [tp for tp in await log.partitions(settings.topics.embeddings) if tp.partition == number]
-        sent_from = traffic.since - settings.monitor.windows.ahead_s * MICROSECONDS
-        reading = log.read(await log.starts([partition], sent_from))
+        reading = await embeddings_of(log, settings, traffic.app, traffic.since)
         async for tp, records in reading:
             for record in records:
                 items = codec.decode_embeddings(record.value)
@@ -132,6 +129,17 @@ async def from_log(settings: Settings, traffic: Range, detectors: Collection[str
     elif oldest > traffic.since:
         note = f"{settings.topics.embeddings} begins at {show_time(oldest)}: earlier embeddings are gone"
     return Collected(_fits(fold, wanted), fold.embed_model, note)
+
+
+async def embeddings_of(log: Log, settings: Settings, app: str, since: int) -> Reading:
+    """The app's partition of the embeddings topic, from where events of `since` may begin.
+
+    :raises RetryableError: Kafka does not answer.
+    """
+    number = home_partition(app, settings.kafka.partitions)
+    [partition] = [tp for tp in await log.partitions(settings.topics.embeddings) if tp.partition == number]
+    sent_from = since - settings.monitor.windows.ahead_s * MICROSECONDS
+    return log.read(await log.starts([partition], sent_from))
 
 
 def _at_the_beginning(releases: Sequence[Release], since: int) -> list[Event]:

@@ -41,6 +41,9 @@ class Seasons:
         self._detector = detector
         self._groups: dict[Group, _Learning] = {}
 
+    def __len__(self) -> int:
+        return len(self._groups)
+
     def begin(self, group: Group, baseline: Any, releases: list[str], first: int, last: int) -> None:
         """A learned baseline has come into force."""
         season = self._detector.season(baseline)

@@ -275,6 +275,8 @@ class Watch:
 
     def _learn_hours(self, units: Units, chosen: NDArray[np.bool_], tick: int) -> None:
         """From what is scored."""
+        if not self._seasons:
+            return
         sick = {self._streams.names[number].group for number in self._alarms}
         for number in np.unique(units.stream[chosen]).tolist():
             stream = self._streams.names[number]

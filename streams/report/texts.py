@@ -10,12 +10,11 @@ from driftline.detectors.digests import digests
 from driftline.detectors.effects import Effects, Texts, compare
 from driftline.schemas.codec import decode_embeddings
 from driftline.schemas.errors import PermanentError
-from driftline.schemas.events import MICROSECONDS
 from driftline.schemas.results import Embedding
+from driftline.streams.baselines.collect import embeddings_of
 from driftline.streams.monitor.drift import COMPONENTS
 from driftline.streams.monitor.drift_texts import vectors
 from driftline.streams.operate.log import Log
-from driftline.streams.operate.reconcile import home_partition
 from driftline.streams.settings import Settings
 
 MOST = 5_000  # embeddings of a period in memory: five times as many as are compared
@@ -36,10 +35,7 @@ async def texts_of(settings: Settings, app: str, since: int, until: int) -> list
     known: dict[str, tuple[int, Embedding]] = {}
     below = 1 << 64
     async with Log(settings.kafka) as log:
-        number = home_partition(app, settings.kafka.partitions)
-        [partition] = [tp for tp in await log.partitions(settings.topics.embeddings) if tp.partition == number]
-        sent_from = since - settings.monitor.windows.ahead_s * MICROSECONDS
-        async for _, records in log.read(await log.starts([partition], sent_from)):
+        async for _, records in await embeddings_of(log, settings, app, since):
             items = [item for record in records for item in decode_embeddings(record.value)]
             mine = [e for e in items if isinstance(e, Embedding) and e.app == app and since <= e.ts < until]
             for rank, embedding in zip(_conversations(mine).tolist(), mine, strict=True):

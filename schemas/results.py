@@ -207,6 +207,10 @@ class Embedding(msgspec.Struct, tag="embedding", tag_field="type", kw_only=True,
     prompt_language: str | None = None  # ISO 639; None: no text, undecided, or not asked for
     response_language: str | None = None
 
+    def __post_init__(self) -> None:
+        if any(vector and len(vector) % 2 for vector in (self.prompt, self.response)):
+            raise ValueError("a vector of float16 numbers has an even number of bytes")
+
     @property
     def key(self) -> str:
         return f"{self.trace_id}/{self.span_id}"
@@ -221,8 +225,9 @@ class DeadLetter(msgspec.Struct, tag="dead_letter", tag_field="type", kw_only=Tr
     offset: int
     index: int  # within the record's array; -1: the whole record
     reason: str
-    raw: bytes  # base64 in JSON
+    raw: bytes  # base64 in JSON; of several elements an array of them
     key: bytes | None = None
+    count: int = 1  # elements that it stands for: a record with very many has one letter for all after the first ones
 
 
 Result: TypeAlias = WindowStats | LeftOut | Evidence | Alert | RollbackSignal | BreakerSignal | Baseline

@@ -19,8 +19,8 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError, Ka
 from tenacity import AsyncRetrying, before_sleep_log, retry_if_exception, wait_random_exponential
 
 from driftline.schemas.clock import Clock, SystemClock
-from driftline.schemas.codec import Decoded, DecodeError, decode, decode_events, encode
-from driftline.schemas.events import CONTROLS, Event, Trace
+from driftline.schemas.codec import DecodeError, Reject, decode, decode_events, encode
+from driftline.schemas.events import CONTROLS, Trace
 from driftline.schemas.ids import stable_id
 from driftline.schemas.results import DeadLetter, result_types
 from driftline.schemas.topics import LARGE, Topics
@@ -94,7 +94,7 @@ class Batch:
         offset = record.offset
         cost_usd = self._pricing.cost_usd
         decoded = decode_rows(record.value)
-        self.events[record.topic] += len(decoded.events) + len(decoded.rejects)
+        self.events[record.topic] += len(decoded.events) + sum(reject.count for reject in decoded.rejects)
         positions: dict[str, list[int]] = {}
         for position, row in enumerate(decoded.events):
             if isinstance(row, CONTROLS):
@@ -111,14 +111,14 @@ class Batch:
         else:
             self._poison.rejected(record, decoded.rejects)
         for reject in decoded.rejects:
-            self.letters.append(dead_letter(record, reject.index, reject.reason, reject.raw))
+            self.letters.append(dead_letter(record, reject))
 
     def _add_result(self, record: ConsumerRecord) -> None:
         self.events[record.topic] += 1
         try:
             result = decode(record.value, self._types[record.topic])
         except DecodeError as error:
-            self.letters.append(dead_letter(record, -1, str(error), record.value or b""))
+            self.letters.append(dead_letter(record, Reject(-1, str(error), record.value or b"")))
             return
         table, row = result_row(result, record.offset)
         self.rows.setdefault(table, []).append(row)
@@ -139,33 +139,26 @@ class Batch:
                          record.topic, record.partition, record.offset, reason)  # fmt: skip
             return None
         if record.topic != self._topics.events:
-            return dead_letter(record, -1, reason, record.value)
+            return dead_letter(record, Reject(-1, reason, record.value or b""))
         decoded = decode_events(record.value)
         position = positions[row - first]
-        element = _elements(record.value, decoded)[position]
+        element = decode_events.indexes(record.value)[position]
         raw = record.value if element == -1 else encode(decoded.events[position])
-        return dead_letter(record, element, reason, raw)
+        return dead_letter(record, Reject(element, reason, raw))
 
 
-def dead_letter(record: ConsumerRecord, index: int, reason: str, raw: bytes) -> DeadLetter:
+def dead_letter(record: ConsumerRecord, reject: Reject) -> DeadLetter:
     return DeadLetter(
-        id=stable_id(record.topic, record.partition, record.offset, index),
+        id=stable_id(record.topic, record.partition, record.offset, reject.index),
         topic=record.topic,
         partition=record.partition,
         offset=record.offset,
-        index=index,
-        reason=reason,
-        raw=raw,
+        index=reject.index,
+        reason=reject.reason,
+        raw=reject.raw,
         key=record.key,
+        count=reject.count,
     )
-
-
-def _elements(value: bytes | None, decoded: Decoded[Event]) -> Sequence[int]:
-    """Where each decoded event stands in the record's array."""
-    if not decoded.rejects:
-        return range(len(decoded.events)) if value and value.lstrip()[:1] == b"[" else (-1,)
-    taken = {reject.index for reject in decoded.rejects}
-    return [i for i in range(len(decoded.events) + len(taken)) if i not in taken]
 
 
 class Archive:
@@ -227,8 +220,8 @@ class Archive:
             if fetched and not batch.offsets:
                 closes = now() + self._config.batch_age_s
             for partition, records in fetched.items():
-                batch.add(partition, records)
-                await asyncio.sleep(0)  # heartbeats go out between partitions
+                # On another thread: heartbeats go out while a record of garbage is taken apart, which takes seconds.
+                await asyncio.to_thread(batch.add, partition, records)
         return batch
 
     async def _write(self, batch: Batch) -> None:
@@ -238,7 +231,7 @@ class Archive:
         await self._send(letters)
         await self._commit(batch.offsets)
         self._watch.committed(batch.offsets, batch.newest_ms)
-        self._count(batch, len(letters))
+        self._count(batch, sum(letter.count for letter in letters))
 
     def _count(self, batch: Batch, letters: int) -> None:
         for table, rows in batch.rows.items():

@@ -21,7 +21,7 @@ from driftline.schemas.topics import Topics
 from driftline.streams.fold import Fold, FoldFactory, Output, Record
 
 SCORES_PER_RECORD = 500  # a quarter of a megabyte of JSON
-LEFT_OUT = ("not_sampled", "not_scored")  # the reasons that are counted
+LEFT_OUT = ("not_sampled", "not_scored", "undecodable")  # the reasons that are counted
 
 
 class JudgeConfig(Config):
@@ -128,7 +128,9 @@ class JudgeFold:
     async def absorb(self, records: Sequence[Record]) -> list[Output]:
         batch: list[Embedding] = []
         for record in records:
-            for item in codec.decode_embeddings(record.value):
+            items, rejects = codec.embeddings_in(record.value)
+            self._counters["undecodable"] += len(rejects)
+            for item in items:
                 if isinstance(item, Tick):
                     self._watermark = max(item.ts, self._watermark or item.ts)
                 elif isinstance(item, Release | BaselineSet):

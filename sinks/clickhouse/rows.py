@@ -7,7 +7,7 @@ Timestamps become strings of microseconds. ClickHouse reads a string of at least
 a number of microseconds, in every version; a bare number means microseconds before version 26.7 and seconds after it.
 """
 
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
@@ -27,20 +27,25 @@ from driftline.schemas.results import (
 
 TRACES, SCORES, RELEASES = "traces_raw", "scores_raw", "releases_raw"
 
-# An app may send fields of these names: they are of any type there, and overwritten here.
+# An app may send fields of these names. They are skipped like any other that is unknown, and overwritten here.
+if TYPE_CHECKING:
+    Column: TypeAlias = Any
+else:
+    Column = msgspec.Raw
+SKIPPED = msgspec.Raw()
 
 
 class TraceRow(Trace, tag="trace", tag_field="type", kw_only=True, omit_defaults=True, gc=False):
-    revision: Any = None
-    cost_status: Any = None
+    revision: Column = SKIPPED
+    cost_status: Column = SKIPPED
 
 
 class ScoreRow(Score, tag="score", tag_field="type", kw_only=True, omit_defaults=True, gc=False):
-    revision: Any = None
+    revision: Column = SKIPPED
 
 
 class ReleaseRow(Release, tag="release", tag_field="type", kw_only=True, omit_defaults=True, gc=False):
-    revision: Any = None
+    revision: Column = SKIPPED
 
 
 EventRow: TypeAlias = TraceRow | ScoreRow | ReleaseRow

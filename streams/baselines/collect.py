@@ -111,7 +111,7 @@ async def from_log(settings: Settings, traffic: Range, detectors: Collection[str
         reading = await embeddings_of(log, settings, traffic.app, traffic.since)
         async for tp, records in reading:
             for record in records:
-                items = codec.decode_embeddings(record.value)
+                items = codec.embeddings_in(record.value).events
                 ticks = [item.ts for item in items if isinstance(item, Tick)]
                 if oldest is None and ticks:
                     oldest = ticks[0]

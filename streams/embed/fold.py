@@ -68,7 +68,7 @@ class EmbedFold:
         """What of a record goes on. What cannot be decoded is the archive's to report."""
         taken: list[_Taken] = []
         decoded = codec.decode_events(value)
-        self._counters["undecodable"] += len(decoded.rejects)
+        self._counters["undecodable"] += sum(reject.count for reject in decoded.rejects)
         for event in decoded.events:
             if isinstance(event, Trace):
                 if not _has_text(event.input_text) and not _has_text(event.output_text):

@@ -22,7 +22,7 @@ from driftline.detectors.tscan import EmbeddingDrift
 from driftline.detectors.units import FirstSixteen
 from driftline.detectors.vector_means import VectorMeans
 from driftline.detectors.witness import EmbeddingWitness
-from driftline.schemas.codec import decode_embeddings
+from driftline.schemas.codec import embeddings_in
 from driftline.schemas.events import MICROSECONDS, BaselineSet, Release, Tick
 from driftline.schemas.results import Embedding, Result
 from driftline.schemas.topics import Topics
@@ -66,6 +66,7 @@ class DriftFold:
         self._next_tick: int | None = state.get("next_tick")
         self._reported: int = state.get("reported", 0)
         self._ahead = config.windows.ahead_s * MICROSECONDS
+        self._undecodable: int = state.get("undecodable", 0)
         self._ahead_of_time: int = state.get("ahead_of_time", 0)
         self._seen = RecentKeys(config.dedup, config.windows, state.get("seen"))
         self._pending: list[Embedding] = unpacked(state.get("pending"))
@@ -96,6 +97,7 @@ class DriftFold:
     def counters(self) -> Mapping[str, int]:
         """What was not counted, or not as long as it should have been."""
         return {
+            "undecodable": self._undecodable,
             "repeated": self._seen.repeated,
             "ahead_of_time": self._ahead_of_time,
             "dedup_overflow": self._seen.overflow,
@@ -122,6 +124,7 @@ class DriftFold:
                 "watermark": self._watermark,
                 "next_tick": self._next_tick,
                 "reported": self._reported,
+                "undecodable": self._undecodable,
                 "ahead_of_time": self._ahead_of_time,
                 "seen": self._seen.snapshot(),
                 "pending": packed(self._pending),
@@ -150,7 +153,9 @@ class DriftFold:
         outputs: list[Output] = []
         batch: list[Embedding] = []
         for record in records:
-            for item in decode_embeddings(record.value or b""):
+            items, rejects = embeddings_in(record.value)
+            self._undecodable += len(rejects)
+            for item in items:
                 if isinstance(item, BaselineSet):
                     self._take_baseline(item)
                 elif isinstance(item, Release):

@@ -121,7 +121,7 @@ class MonitorFold:
         batch: list[Event] = []
         for record in records:
             events, rejects = decode_events(record.value)
-            self._undecodable += len(rejects)
+            self._undecodable += sum(reject.count for reject in rejects)
             if Tick not in map(type, events):
                 batch += events
                 if len(batch) >= CHUNK:

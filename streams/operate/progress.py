@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from aiokafka import TopicPartition
 
-from driftline.schemas.codec import decode
+from driftline.schemas.codec import DecodeError, decode
 from driftline.schemas.results import Progress
 from driftline.schemas.topics import Topics
 from driftline.streams.operate.log import Log
@@ -43,7 +43,10 @@ class Roles:
         reading = self._log.read(self._read)
         async for _, records in reading:
             for record in records:
-                progress = decode(record.value, Progress)
+                try:
+                    progress = decode(record.value, Progress)
+                except DecodeError:
+                    continue  # somebody else's record
                 self._take(progress.role, progress.partition, Absorbed(progress.offset, progress.published))
         self._read = reading.ends
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from driftline.detectors.digests import digests
 from driftline.detectors.effects import Effects, Texts, compare
-from driftline.schemas.codec import decode_embeddings
+from driftline.schemas.codec import embeddings_in
 from driftline.schemas.errors import PermanentError
 from driftline.schemas.results import Embedding
 from driftline.streams.baselines.collect import embeddings_of
@@ -36,7 +36,7 @@ async def texts_of(settings: Settings, app: str, since: int, until: int) -> list
     below = 1 << 64
     async with Log(settings.kafka) as log:
         async for _, records in await embeddings_of(log, settings, app, since):
-            items = [item for record in records for item in decode_embeddings(record.value)]
+            items = [item for record in records for item in embeddings_in(record.value).events]
             mine = [e for e in items if isinstance(e, Embedding) and e.app == app and since <= e.ts < until]
             for rank, embedding in zip(_conversations(mine).tolist(), mine, strict=True):
                 if rank < below:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from driftline.schemas import codec
 from driftline.schemas.events import EARLIEST_TS, Release, Score, Tick, Trace
+from driftline.schemas.topics import LARGE
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "schemas" / "examples").glob("*.json"))
 TS = 1_793_606_400_000_000
@@ -93,10 +94,127 @@ def test_a_prompt_of_five_megabytes_is_taken() -> None:
     assert not rejects
 
 
-@given(st.binary(max_size=200))
+HUNDRED = codec.MAX_REJECTS
+EVENT = json.dumps(GOOD).encode()
+BOMBS = {
+    "ones": b"[%b%b]" % (EVENT, b",1" * 200_000),
+    "empty objects": b"[%b%b]" % (EVENT, b",{}" * 200_000),
+    "good and bad in turn": b"[%b1]" % ((EVENT + b",1,") * 2_000),
+    "deep in an unknown field": b"[%b,{%b}]" % (EVENT, EVENT[1:-1] + b',"x":' + b"[" * 501 + b"]" * 501),
+    "deep in a bad event": b"[%b,%b]" % (EVENT, b'{"x":' * 900 + b"1" + b"}" * 900),
+    "as deep as the stack": b"[%b,%b]" % (EVENT, b"[" * 50_000 + b"]" * 50_000),
+    "a digit too many": b"[%b,{%b}]" % (EVENT, EVENT[1:-1] + b',"attributes":{"x":' + b"9" * 5_000 + b"}"),
+    "backslashes": b'["%b",%b]' % (b"\\" * 300_000, EVENT),
+    "escaped quotes": b'["%b",%b]' % (b'\\"' * 300_000, EVENT),
+    "brackets in texts": b'["%b",%b]' % (b"[{" * 300_000, EVENT),
+    "not UTF-8": b'["\xff",{%b},%b]' % (EVENT[1:-1] + b',"user_id":"\xff"', EVENT),
+    "malformed": b'[{"type":"trace",},%b,tru,,"\\x"]' % EVENT,
+}
+
+
+@pytest.mark.parametrize("value", BOMBS.values(), ids=BOMBS)
+def test_whatever_stands_beside_it_a_good_event_is_kept_and_all_elements_are_accounted_for(value: bytes) -> None:
+    events, rejects = codec.decode_events(value)
+    assert events[0] == decode(GOOD).events[0]
+    assert len(rejects) <= HUNDRED + 1
+    assert len(codec.decode_events.indexes(value)) == len(events)
+    assert all(len(reject.reason) <= codec.MAX_REASON for reject in rejects)
+    assert sum(len(reject.raw) for reject in rejects) <= len(value)
+    taken_apart = [codec.decode_events(reject.raw) for reject in rejects]
+    assert [found.events for found in taken_apart] == [[]] * len(rejects)
+    for reject, found in zip(rejects, taken_apart, strict=True):
+        assert reject.count == max(1, sum(again.count for again in found.rejects))
+
+
+def test_of_very_many_bad_elements_the_first_are_told_and_the_rest_counted_with_their_bytes() -> None:
+    events, rejects = codec.decode_events(b"[%b]" % b",".join([b"1", EVENT] * 150 + [b"2", b"3"]))
+    assert len(events) == 150
+    assert [reject.index for reject in rejects] == list(range(0, 202, 2))
+    assert [reject.count for reject in rejects] == [1] * HUNDRED + [52]
+    assert json.loads(rejects[-1].raw) == [1] * 50 + [2, 3]
+    assert rejects[-1].reason == "52 more elements of this record cannot be taken; the first: " + rejects[0].reason
+
+
+@pytest.mark.parametrize("deep", [b"[" * 490 + b"]" * 490, b'{"x":' * 490 + b"1" + b"}" * 490])
+def test_what_is_deep_is_refused_alike_from_any_stack(deep: bytes) -> None:
+    def below(calls: int, value: bytes) -> codec.Decoded[Any]:
+        return below(calls - 1, value) if calls else codec.decode_events(value)
+
+    for value in (b"[%b]" % (EVENT[:-1] + b',"x":' + deep + b"}"), EVENT[:-1] + b',"x":' + deep + b"}"):
+        assert not below(0, value).rejects
+        assert below(300, value) == below(0, value)
+        deeper = value.replace(deep, b"[" * 15 + deep + b"]" * 15)
+        assert [r.reason for r in below(0, deeper).rejects] == ["nested more than 500 deep"]
+        assert below(300, deeper) == below(0, deeper)
+
+
+def test_reasons_are_short_and_say_where() -> None:
+    [reject] = decode({**GOOD, "status": "x" * 1_000_000}).rejects
+    assert len(reject.reason) <= codec.MAX_REASON
+    assert "characters, cut" in reject.reason
+    assert reject.reason.endswith("at `$.status`")
+    with pytest.raises(codec.DecodeError) as refused:
+        codec.decode(json.dumps({"type": "x" * 1_000_000}).encode(), Tick)
+    assert len(str(refused.value)) <= codec.MAX_REASON
+
+
+def test_a_record_larger_than_its_topic_takes_is_refused_whole() -> None:
+    [reject] = codec.decode_events(b" " * (LARGE + 1)).rejects
+    assert reject.reason == "a record of 16777217 bytes: at most 16777216"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be", "utf-32"])
+def test_other_encodings_of_unicode_are_taken(encoding: str) -> None:
+    for document in (GOOD, [GOOD], [GOOD, 1]):
+        text = json.dumps(document)
+        assert codec.decode_events(text.encode(encoding)) == codec.decode_events(text.encode())
+
+
+@pytest.mark.parametrize("value", [b"[" + EVENT, EVENT + b"]", b"[%b]]" % EVENT, b"[%b] 1" % EVENT, b'["%b]' % EVENT])
+def test_an_array_that_is_cut_off_is_refused_whole(value: bytes) -> None:
+    assert [reject.index for reject in codec.decode_events(value).rejects] == [-1]
+
+
+@pytest.mark.parametrize("value", [b"[" * 2_000 + b"]" * 2_000, b'{"x":' * 2_000 + b"1" + b"}" * 2_000])
+def test_whatever_the_bytes_decoding_a_result_raises_one_error(value: bytes) -> None:
+    deep = b'{"type":"tick","ts":%d,"x":%b}' % (TS, value)
+    for raw, type_ in ((deep, Tick), (value, Score), (b'{"ts":' + b"9" * 9_999 + b"}", Tick), (None, Score)):
+        with pytest.raises(codec.DecodeError):
+            codec.decode(raw, type_)
+    for raw in (b"\x91" * 100_000, b"\xff", None):
+        assert [reject.index for reject in codec.embeddings_in(raw).rejects] == [-1]
+        with pytest.raises(codec.DecodeError):
+            codec.unpack(raw or b"", Score)
+
+
+WORDS = st.sampled_from(
+    [b"[", b"]", b"{", b"}", b",", b":", b'"', b"\\", b" ", b"1", b"-", b"NaN", b"null", b"\xff", b"\\ud800", EVENT]
+)
+
+
+@given(st.binary(max_size=200) | st.lists(WORDS, max_size=30).map(b"".join))
 def test_no_bytes_make_it_raise(value: bytes) -> None:
     events, rejects = codec.decode_events(value)
-    assert events or rejects or value.strip() == b"[]"
+    assert events or rejects or not value.strip(b" \t\r\n\xef\xbb\xbf[]")
+    assert len(codec.decode_events.indexes(value)) == len(events)
+    for reject in rejects:
+        reject.reason.encode()
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.lists(JSON | st.just(GOOD), max_size=8), st.booleans())
+def test_elements_of_an_array_are_found_as_a_parser_finds_them(document: list[Any], ascii_: bool) -> None:
+    value = json.dumps(document, ensure_ascii=ascii_, indent=1).encode(errors="surrogatepass")
+    _, rejects = codec.decode_events(value)
+    assert [json.loads(r.raw) for r in rejects] == [element for element in document if element != GOOD]
+    assert [r.index for r in rejects] == [i for i, element in enumerate(document) if element != GOOD]
+    assert list(codec.decode_events.indexes(value)) == [i for i, element in enumerate(document) if element == GOOD]
 
 
 @given(

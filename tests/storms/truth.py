@@ -97,10 +97,7 @@ def _stored(
     letters: Rows = {}
     for record in records:
         decoded = decode_events(record.value)
-        rejected = {reject.index for reject in decoded.rejects}
-        array = (record.value or b"").lstrip()[:1] == b"["
-        indices = (i for i in range(len(decoded.events) + len(rejected)) if i not in rejected) if array else iter((-1,))
-        for event, index in zip(decoded.events, indices, strict=False):
+        for event, index in zip(decoded.events, decode_events.indexes(record.value), strict=True):
             if isinstance(event, CONTROLS):
                 continue
             places[record.topic, record.partition, record.offset, index] = event
@@ -115,6 +112,7 @@ def _stored(
                 "index": reject.index,
                 "reason": reject.reason,
                 "raw": base64.b64encode(reject.raw).decode(),
+                "count": reject.count,
                 "key": None if record.key is None else base64.b64encode(record.key).decode(),
             }
             letters[key_of("dead_letters", letter)] = letter

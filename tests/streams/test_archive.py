@@ -4,9 +4,11 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from aiokafka import TopicPartition
 from pydantic import SecretStr
 
 from driftline.schemas.codec import decode, encode, encode_event, encode_events
@@ -14,13 +16,16 @@ from driftline.schemas.errors import DriftlineError
 from driftline.schemas.events import BaselineSet, Release, Score, Tick, Trace
 from driftline.schemas.ids import stable_id
 from driftline.schemas.results import Baseline, DeadLetter
+from driftline.schemas.topics import Topics
 from driftline.sinks.clickhouse.config import ClickHouseConfig
 from driftline.sinks.clickhouse.embedded import EmbeddedServer
 from driftline.sinks.clickhouse.migrate import migrate
 from driftline.sinks.clickhouse.query import run_query
-from driftline.streams.archive import run_archive
+from driftline.streams.archive import Batch, run_archive
+from driftline.streams.poison import PoisonWatch
 from tests.brokers import Kafka, eventually, on_each_broker
 from tests.sinks.clickhouse.samples import FULL
+from tests.streams.operate.records import record
 from tests.tables import truncate
 
 TS = 1_790_000_000_000_000
@@ -239,3 +244,20 @@ def execute(clickhouse: ClickHouseConfig, sql: str) -> None:
 
     with connect(clickhouse) as client:
         client.command(sql)
+
+
+def test_a_record_of_a_million_bad_elements_is_a_hundred_letters_and_one_that_counts_the_rest() -> None:
+    topics = Topics()
+    batch = Batch(topics, FixedPrice(), PoisonWatch(1_000))
+    value = b"[%b%b]" % (encode_event(trace(1)), b",1" * 1_000_000)
+    batch.add(TopicPartition(topics.events, 0), [replace(record(7, value), topic=topics.events)])
+    assert len(batch.rows["traces_raw"]) == 1
+    assert len(batch.letters) == 101
+    assert sum(letter.count for letter in batch.letters) == 1_000_000
+    assert batch.events[topics.events] == 1_000_001
+    assert len({letter.id for letter in batch.letters}) == 101
+    rest = batch.letters[-1]
+    assert (rest.index, rest.count, rest.raw) == (101, 999_900, b"[1%b]" % (b",1" * 999_899))
+    refused = batch.refused("traces_raw", 0, "too long")
+    assert refused is not None
+    assert (refused.index, decode(refused.raw, Trace)) == (0, trace(1))

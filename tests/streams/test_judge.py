@@ -166,9 +166,10 @@ async def test_disabled_scores_nothing_but_follows_the_time() -> None:
 
 
 @pytest.mark.parametrize("value", [None, b"", b"\xc1", codec.pack({"type": "embedding"}), codec.pack([{"type": "x"}])])
-async def test_a_record_that_is_not_ours_stops_the_role(value: bytes | None) -> None:
-    with pytest.raises(codec.DecodeError, match="not a list of embeddings"):
-        await fold().absorb(records(value))
+async def test_a_record_that_is_not_ours_is_counted_and_left_out(value: bytes | None) -> None:
+    it = fold()
+    assert len(await it.absorb(records(value, codec.pack([embedding(1)])))) == 1
+    assert it.counters["undecodable"] == 1
 
 
 def test_the_factory_builds_a_fold_on_the_events_topic() -> None:
@@ -214,12 +215,12 @@ def test_batching_and_restarts_change_nothing(groups: list[list[EmbeddingEvent]]
 
 async def test_it_counts_what_it_leaves_out_as_a_part_of_its_state() -> None:
     it = fold()
-    assert it.counters == {"not_sampled": 0, "not_scored": 0}
+    assert it.counters == {"not_sampled": 0, "not_scored": 0, "undecodable": 0}
     await it.absorb(records(codec.pack([embedding(1), embedding(2, response=None)])))
     off = fold(it.snapshot(), enabled=False)
-    assert off.counters == {"not_sampled": 0, "not_scored": 1}
+    assert off.counters == {"not_sampled": 0, "not_scored": 1, "undecodable": 0}
     await off.absorb(records(codec.pack([embedding(3)])))
-    assert off.counters == {"not_sampled": 1, "not_scored": 1}
+    assert off.counters == {"not_sampled": 1, "not_scored": 1, "undecodable": 0}
 
 
 async def test_a_state_of_before_there_were_counters_is_read() -> None:

@@ -148,6 +148,16 @@ def test_an_app_may_use_the_names_of_our_columns() -> None:
     assert (row.revision, row.cost_status, row.cost_usd) == (7, "priced", 0.5)
 
 
+@pytest.mark.parametrize(
+    "value", [b'"\xff"', b'"\\ud800"', b"9" * 5_000, b"1e999", b"NaN", b"[" * 400 + b"]" * 400, b"[" * 600 + b"]" * 600]
+)
+@pytest.mark.parametrize("name", [b"revision", b"cost_status", b"other", b"user_id", b"attributes"])
+def test_rows_and_events_are_refused_alike(name: bytes, value: bytes) -> None:
+    event = b'{"type":"trace","app":"a","ts":%d,"trace_id":"t","%b":%b}' % (EARLIEST_TS, name, value)
+    assert decode_rows(event).rejects == decode_events(event).rejects
+    assert decode_rows(b"[1,%b]" % event).rejects == decode_events(b"[1,%b]" % event).rejects
+
+
 @pytest.mark.parametrize("ts", [EARLIEST_TS, LATEST_TS, 1_790_000_000_123_456])
 def test_times_keep_their_microseconds(tables: ClickHouseConfig, ts: int) -> None:
     row = read_back(tables, *row_of(Trace(app="a", ts=ts, trace_id="t")))

@@ -86,7 +86,7 @@ class EventDecoder(Generic[E]):
             events = self._many.decode(value) if value[:1] == b"[" else [self._one.decode(value)]
         except Exception:  # noqa: BLE001  # whatever it is, `_taken_apart` finds out what and where
             return None
-        return None if _is_deep(value, len(events)) else events
+        return None if is_deep(value, len(events)) else events
 
     def _taken_apart(self, value: bytes) -> tuple[Decoded[E], list[int]]:
         try:
@@ -103,7 +103,7 @@ class EventDecoder(Generic[E]):
         if text[:1] == b"[":
             return self._elements(value, text)
         try:
-            if _is_deep(text, 1):
+            if is_deep(text, 1):
                 raise DecodeError(_TOO_DEEP)
             return Decoded([self._one.decode(text)], []), [-1]
         except Exception as error:  # noqa: BLE001  # any error of any parser is a reason to refuse
@@ -147,7 +147,7 @@ class EventDecoder(Generic[E]):
         rejects = [Reject(number, *why(number)) for number in numbers[:MAX_REJECTS].tolist()]
         rest = numbers[MAX_REJECTS:]
         if len(rest):
-            reason = _bounded(
+            reason = bounded(
                 f"{len(rest)} more elements of this record cannot be taken; the first: {why(int(rest[0]))[0]}"
             )
             breaks = np.flatnonzero(np.diff(rest) > 1)  # good ones between them are left out
@@ -172,17 +172,17 @@ _TOO_DEEP = f"nested more than {MAX_DEPTH} deep"
 
 
 def _refused(value: bytes, reason: str) -> tuple[Decoded[Any], list[int]]:
-    return Decoded([], [Reject(-1, _bounded(reason), value)]), []
+    return Decoded([], [Reject(-1, bounded(reason), value)]), []
 
 
-def _is_deep(value: bytes, elements: int) -> bool:
-    """Whether it nests deeper than MAX_DEPTH. Parsers tell only when Python's stack ends, which depends on the caller.
+def is_deep(value: bytes, elements: int, depth: int = MAX_DEPTH) -> bool:
+    """Whether it nests deeper than `depth`. Parsers tell only when Python's stack ends, which depends on the caller.
     `elements`: how many objects stand beside each other at least."""
-    if len(value) <= 2 * MAX_DEPTH:
+    if len(value) <= 2 * depth:
         return False
     from driftline.schemas.elements import count_openers, structure  # here, since importing numpy takes long
 
-    return count_openers(value) - elements > MAX_DEPTH and bool(structure(value, MAX_DEPTH).deep.size)
+    return count_openers(value) - elements > depth and bool(structure(value, depth).deep.size)
 
 
 def _utf8(value: bytes) -> bytes:
@@ -198,8 +198,8 @@ def _utf8(value: bytes) -> bytes:
         return value
 
 
-def _bounded(reason: str) -> str:
-    """The middle is cut: it quotes a value, the end says where."""
+def bounded(reason: str) -> str:
+    """At most MAX_REASON characters. The middle is cut: it quotes a value, and the end says where."""
     reason = reason.encode(errors="replace").decode()  # lone surrogates
     if len(reason) <= MAX_REASON:
         return reason
@@ -224,7 +224,7 @@ def _explain(error: Exception, raw: bytes) -> str:
             reason = "text that is not Unicode: a lone surrogate"
         else:
             reason = f"not JSON: {reason}"
-    return _bounded(reason)
+    return bounded(reason)
 
 
 def _not_finite(raw: bytes) -> str:
@@ -320,7 +320,7 @@ def decode_embeddings(value: bytes | None) -> list[EmbeddingEvent]:
     try:
         return _embeddings.decode(value or b"")
     except Exception as error:  # any error of any parser
-        raise DecodeError(_bounded(f"not a list of embeddings and ticks: {error}")) from error
+        raise DecodeError(bounded(f"not a list of embeddings and ticks: {error}")) from error
 
 
 def embeddings_in(value: bytes | None) -> Decoded[EmbeddingEvent]:
@@ -332,4 +332,4 @@ def embeddings_in(value: bytes | None) -> Decoded[EmbeddingEvent]:
 
 
 def _not_a(type_: Any, error: Exception) -> DecodeError:
-    return DecodeError(_bounded(f"not a {getattr(type_, '__name__', type_)}: {error}"))
+    return DecodeError(bounded(f"not a {getattr(type_, '__name__', type_)}: {error}"))

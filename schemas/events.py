@@ -27,6 +27,14 @@ Count: TypeAlias = Annotated[int, Meta(ge=0, le=2**40)]
 Milliseconds: TypeAlias = Annotated[float, Meta(ge=0, le=1e9)]
 Share: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
 Attribute: TypeAlias = str | int | float | bool | None
+# An event with more is refused, and its dead letter has all of it: cutting would store what nobody sent.
+Attributes: TypeAlias = Annotated[
+    dict[Annotated[str, Meta(max_length=200)], Attribute],
+    Meta(max_length=256, description="At most 256, of names of at most 200 characters. Values are of any length."),
+]
+FinishReasons: TypeAlias = Annotated[
+    list[Ref], Meta(max_length=128, description="One for each choice; providers give at most 128.")
+]
 
 
 class Trace(msgspec.Struct, tag="trace", tag_field="type", kw_only=True, omit_defaults=True, gc=False):
@@ -59,10 +67,10 @@ class Trace(msgspec.Struct, tag="trace", tag_field="type", kw_only=True, omit_de
     stream: bool | None = None
     status: Literal["ok", "error"] = "ok"
     error_type: Ref = ""
-    finish_reasons: list[str] = []
+    finish_reasons: FinishReasons = []
     input_text: str = ""
     output_text: str = ""
-    attributes: dict[str, Attribute] = {}
+    attributes: Attributes = {}
 
     @property
     def key(self) -> str:
@@ -95,7 +103,7 @@ class Score(msgspec.Struct, tag="score", tag_field="type", kw_only=True, omit_de
     release: Ref = ""
     canary_share: Share | None = None
     model: Ref = ""
-    attributes: dict[str, Attribute] = {}
+    attributes: Attributes = {}
 
     @property
     def key(self) -> str:
@@ -116,7 +124,7 @@ class Release(msgspec.Struct, tag="release", tag_field="type", kw_only=True, omi
     outcome: Literal["", "promoted", "rolled_back", "aborted"] = ""  # of a canary_stop
     environment: Ref = ""
     description: str = ""
-    attributes: dict[str, Attribute] = {}
+    attributes: Attributes = {}
 
     @property
     def key(self) -> str:

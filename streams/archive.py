@@ -11,6 +11,7 @@ import logging
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
+from hashlib import sha256
 from operator import attrgetter
 from typing import NamedTuple, Protocol
 
@@ -19,7 +20,7 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError, Ka
 from tenacity import AsyncRetrying, before_sleep_log, retry_if_exception, wait_random_exponential
 
 from driftline.schemas.clock import Clock, SystemClock
-from driftline.schemas.codec import DecodeError, Reject, decode, decode_events, encode
+from driftline.schemas.codec import DecodeError, Reject, bounded, decode, decode_events, encode
 from driftline.schemas.events import CONTROLS, Trace
 from driftline.schemas.ids import stable_id
 from driftline.schemas.results import DeadLetter, result_types
@@ -43,6 +44,9 @@ REBALANCE_S = 60.0
 FETCH_BYTES = 4 * 2**20  # of a partition at once: more would hold up heartbeats while it is decoded
 FOREVER_MS = 2**31 - 1
 CLICKHOUSE = "clickhouse"
+MOST_RAW = LARGE  # bytes in a dead letter: base64 makes four of three, and its topic takes twice LARGE
+EXCERPT = 64 * 1024  # bytes in one of a record that has more
+MOST_KEY = 1_000  # bytes: an app's name has at most 800
 
 
 class Pricing(Protocol):
@@ -148,15 +152,26 @@ class Batch:
 
 
 def dead_letter(record: ConsumerRecord, reject: Reject) -> DeadLetter:
+    """It fits its topic: what is larger is cut, and says where all of it is."""
+    reason, raw, key = bounded(reject.reason), reject.raw, record.key
+    if len(raw) > MOST_RAW:
+        reason += (
+            f". Here are the first {EXCERPT} of {len(raw)} bytes with SHA-256 {sha256(raw).hexdigest()}; the record is "
+            f"at {record.topic}[{record.partition}]@{record.offset} for as long as the topic keeps it"
+        )
+        raw = raw[:EXCERPT]
+    if key is not None and len(key) > MOST_KEY:
+        reason += f". Of the key's {len(key)} bytes the first {MOST_KEY} are here"
+        key = key[:MOST_KEY]
     return DeadLetter(
         id=stable_id(record.topic, record.partition, record.offset, reject.index),
         topic=record.topic,
         partition=record.partition,
         offset=record.offset,
         index=reject.index,
-        reason=reject.reason,
-        raw=reject.raw,
-        key=record.key,
+        reason=reason,
+        raw=raw,
+        key=key,
         count=reject.count,
     )
 

@@ -107,7 +107,7 @@ class PoisonWatch:
 
 
 def _example(record: Consumed, reject: Reject) -> str:
-    key = "no key" if record.key is None else f"key {record.key.decode(errors='replace')!r}"
+    key = "no key" if record.key is None else f"key {record.key[:EXAMPLE_BYTES].decode(errors='replace')!r}"
     raw = reject.raw[:EXAMPLE_BYTES].decode(errors="replace")
     more = "…" if len(reject.raw) > EXAMPLE_BYTES else ""
     return f"offset {record.offset}, {key}: {raw}{more}"

@@ -15,13 +15,15 @@ from aiokafka import AIOKafkaProducer, ConsumerRecord
 from aiokafka.errors import KafkaError
 
 from driftline.schemas.clock import Clock
-from driftline.schemas.codec import DecodeError, decode, decode_events, encode
+from driftline.schemas.codec import DecodeError, decode, decode_events, encode, is_deep
 from driftline.schemas.errors import PermanentError, RetryableError
 from driftline.schemas.results import DeadLetter, result_types
 from driftline.schemas.topics import LARGE, Topics
 from driftline.streams.operate.log import Log
 from driftline.streams.runtime.config import KafkaConfig
 
+SHOWN = 64 * 1024  # bytes of a letter: more is no reading
+SHOWN_DEPTH = 50  # brackets in each other that are still indented
 REQUEUED = "driftline-requeued"  # the header; its value is the time, in microseconds
 
 Outcome: TypeAlias = Literal["sent", "sent before", "still wrong", "unknown topic"]
@@ -159,17 +161,26 @@ async def send_again(
 def pretty(raw: bytes, reason: str) -> Iterator[tuple[str, bool]]:
     """Lines to show, and whether the reason points at this one: JSON is indented, other bytes are text as far as they
     are, with a caret below the place."""
+    if len(raw) > SHOWN or is_deep(raw, 0, SHOWN_DEPTH):
+        yield from _text_of(raw)
+        return
     try:
         document = json.loads(raw)
     except json.JSONDecodeError as error:
         yield from _around(error.doc, error.pos)
         return
     except (ValueError, RecursionError):
-        for line in raw.decode(errors="backslashreplace").splitlines():
-            yield line, False
+        yield from _text_of(raw)
         return
     found = _PATH.search(reason)
     yield from _lines(document, "$", found[1] if found else "", "", "")
+
+
+def _text_of(raw: bytes) -> Iterator[tuple[str, bool]]:
+    for line in raw[:SHOWN].decode(errors="backslashreplace").splitlines():
+        yield line, False
+    if len(raw) > SHOWN:
+        yield f"… {len(raw) - SHOWN:,} more bytes: `driftline dlq show --raw` has them", False
 
 
 _PATH = re.compile(r"(\$(?:\.\w+|\[\d+\]|\[\.\.\.\])*)")  # as msgspec writes them; $.a[...] is any value of a map

@@ -246,3 +246,23 @@ def test_json_schema_can_be_made_of_every_type() -> None:
 
     schemas, _ = msgspec.json.schema_components((*events.EVENT_TYPES, *results.RESULT_TYPES))
     assert len(schemas) == len(events.EVENT_TYPES) + len(results.RESULT_TYPES)
+
+
+@pytest.mark.parametrize(
+    ("most", "more", "where"),
+    [
+        (
+            {"attributes": {str(i): i for i in range(256)}},
+            {"attributes": {str(i): i for i in range(257)}},
+            "attributes",
+        ),
+        ({"attributes": {"x" * 200: "y" * 100_000}}, {"attributes": {"x" * 201: ""}}, "attributes"),
+        ({"finish_reasons": ["stop"] * 128}, {"finish_reasons": ["stop"] * 129}, "finish_reasons"),
+        ({"finish_reasons": ["x" * 200]}, {"finish_reasons": ["x" * 201]}, "finish_reasons"),
+    ],
+)
+def test_maps_and_lists_have_limits_that_the_reason_names(most: Any, more: Any, where: str) -> None:
+    assert not decode({**GOOD, **most}).rejects
+    [reject] = decode({**GOOD, **more}).rejects
+    assert "length <= " in reject.reason
+    assert f"$.{where}" in reject.reason

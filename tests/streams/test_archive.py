@@ -5,23 +5,24 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
+from hashlib import sha256
 from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
 from pydantic import SecretStr
 
-from driftline.schemas.codec import decode, encode, encode_event, encode_events
+from driftline.schemas.codec import Reject, decode, encode, encode_event, encode_events
 from driftline.schemas.errors import DriftlineError
 from driftline.schemas.events import BaselineSet, Release, Score, Tick, Trace
 from driftline.schemas.ids import stable_id
 from driftline.schemas.results import Baseline, DeadLetter
-from driftline.schemas.topics import Topics
+from driftline.schemas.topics import LARGE, Topics
 from driftline.sinks.clickhouse.config import ClickHouseConfig
 from driftline.sinks.clickhouse.embedded import EmbeddedServer
 from driftline.sinks.clickhouse.migrate import migrate
 from driftline.sinks.clickhouse.query import run_query
-from driftline.streams.archive import Batch, run_archive
+from driftline.streams.archive import Batch, dead_letter, run_archive
 from driftline.streams.poison import PoisonWatch
 from tests.brokers import Kafka, eventually, on_each_broker
 from tests.sinks.clickhouse.samples import FULL
@@ -261,3 +262,17 @@ def test_a_record_of_a_million_bad_elements_is_a_hundred_letters_and_one_that_co
     refused = batch.refused("traces_raw", 0, "too long")
     assert refused is not None
     assert (refused.index, decode(refused.raw, Trace)) == (0, trace(1))
+
+
+@pytest.mark.parametrize(("key", "size"), [(b"bot", LARGE), (b"bot", 3 * LARGE), (b"k" * LARGE, LARGE)])
+def test_a_letter_fits_its_topic_and_says_where_all_of_it_is(key: bytes, size: int) -> None:
+    letter = dead_letter(record(7, b"", key=key), Reject(-1, "r" * 10_000, b"x" * size))
+    assert len(encode(letter)) + len(letter.key or b"") < 2 * LARGE - 1024
+    assert len(letter.reason) < 1_000
+    assert letter.reason.endswith("are here") == (len(key) > 1_000)
+    if size > LARGE:
+        assert f"the first 65536 of {size} bytes" in letter.reason
+        assert sha256(b"x" * size).hexdigest() in letter.reason
+        assert "events[0]@7" in letter.reason
+    else:
+        assert len(letter.raw) == size

@@ -125,3 +125,8 @@ async def test_what_is_sent_again_goes_where_it_was_and_is_marked(kafka: Kafka) 
     again = await read_letters(kafka.config, topics)
     assert {item.letter.offset: item.requeued_at for item in again.values()} == {1: 77, 2: None}
     assert done == [chosen.id]
+
+
+@pytest.mark.parametrize("raw", [b"[" * 900 + b"]" * 900, b"[" * 100_000, b'"%b"' % (b"x" * 10_000_000), b"9" * 9_999])
+def test_any_bytes_can_be_shown_and_long_ones_are_cut(raw: bytes) -> None:
+    assert sum(len(line) for line, _ in pretty(raw, "$[0]")) < 100_000

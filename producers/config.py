@@ -31,7 +31,7 @@ class ProducerConfig(Config):
     max_event_bytes: Annotated[int, Field(ge=1)] = LARGE - MIB  # the topic's limit less the record's own overhead
 
     compression: Literal["zstd", "gzip", "lz4", "snappy"] | None = "zstd"  # texts shrink to a third for little CPU
-    idempotent: bool = True  # false for brokers without InitProducerId, such as the embedded one
+    idempotent: bool = True  # where the broker can; one that cannot is noticed, and repeats are left to events' ids
     request_timeout_ms: Annotated[int, Field(ge=1)] = 10_000  # after it a batch is sent again by a fresh connection
     metadata_max_age_ms: Annotated[int, Field(ge=1)] = 3_000  # with Kafka's 300 s a restarted broker stays unseen
     close_timeout_s: Annotated[float, Field(ge=0)] = 5.0  # how long an app's exit may wait for the last events

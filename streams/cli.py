@@ -14,7 +14,7 @@ from rich.table import Table
 
 from driftline.schemas.errors import ConfigError, DriftlineError
 from driftline.streams.baselines.commands import baseline_group
-from driftline.streams.operate.commands import dlq_group, reconcile_command, replay_command
+from driftline.streams.operate.commands import dlq_group, reconcile_command, replay_command, settings_of
 from driftline.streams.report.commands import report_command
 from driftline.streams.roles import ROLES
 from driftline.streams.settings import Settings, load_settings
@@ -64,7 +64,7 @@ def _settings(ctx: click.Context) -> Settings:
 @click.pass_context
 def worker(ctx: click.Context, role: str) -> None:
     """Run one role of the pipeline in this process, until SIGTERM."""
-    ROLES[role](_settings(ctx))
+    ROLES[role](settings_of(ctx))
 
 
 @main.command()
@@ -72,12 +72,15 @@ def worker(ctx: click.Context, role: str) -> None:
 def up(ctx: click.Context) -> None:
     """Start the local stack (Kafka, ClickHouse, all roles) and keep it up for your own events, until Ctrl-C."""
     from driftline.streams.local_stack import LocalStack
+    from driftline.streams.start_view import StartView
     from driftline.streams.supervisor import run
 
     settings = _settings(ctx)
-    stack = LocalStack(settings, list(ROLES), config_file=ctx.obj)
+    starting = StartView(console)
+    stack = LocalStack(settings, list(ROLES), config_file=ctx.obj, on_progress=starting.update)
 
     async def wait() -> None:
+        starting.stop()
         dsn = stack.clickhouse.dsn.get_secret_value()
         console.print(
             f"[bold green]Driftline is up.[/] Kafka [bold]{stack.kafka.brokers}[/], ClickHouse [bold]{dsn}[/]"
@@ -86,8 +89,8 @@ def up(ctx: click.Context) -> None:
         console.print(f"Logs are in [bold]{settings.stack.state_dir}[/]. Ctrl-C stops everything.")
         await asyncio.Event().wait()
 
-    console.print("Starting Kafka, ClickHouse and the roles…")
-    asyncio.run(run(stack.stack, wait))
+    with starting:
+        asyncio.run(run(stack.stack, wait))
 
 
 @main.command()
@@ -138,7 +141,7 @@ def query(ctx: click.Context, sql: str, output: Literal["table", "json", "csv"],
     from driftline.streams.demo.command import FOLDER
     from driftline.streams.local_query import local_clickhouse, reachable_clickhouse
 
-    settings = _settings(ctx)
+    settings = settings_of(ctx)
     folder = settings.stack.state_dir
     reach = (
         local_clickhouse(settings.clickhouse, folder / FOLDER)
@@ -188,7 +191,7 @@ def topics_apply(ctx: click.Context) -> None:
     """Create the topics that are missing and report those that differ. Never deletes."""
     from driftline.streams.runtime.admin import apply_topics
 
-    settings = _settings(ctx)
+    settings = settings_of(ctx)
     table = Table("topic", "state", "what differs, and what to do")
     for status in asyncio.run(apply_topics(settings.kafka, settings.topics)):
         table.add_row(status.name, status.state, "; ".join(status.notes))
@@ -201,7 +204,7 @@ def migrate(ctx: click.Context) -> None:
     """Bring the ClickHouse tables up to date."""
     from driftline.sinks.clickhouse.migrate import migrate
 
-    applied = migrate(_settings(ctx).clickhouse)
+    applied = migrate(settings_of(ctx).clickhouse)
     console.print("\n".join(f"applied {name}" for name in applied) or "up to date")
 
 

@@ -10,6 +10,7 @@ from driftline.schemas.errors import ConfigError
 from driftline.sinks.clickhouse.client import is_reachable
 from driftline.sinks.clickhouse.config import ClickHouseConfig
 from driftline.sinks.clickhouse.embedded import EmbeddedServer
+from driftline.streams.running import find
 
 
 @contextmanager
@@ -27,7 +28,12 @@ def reachable_clickhouse(config: ClickHouseConfig, folder: Path) -> Iterator[Cli
 
 @contextmanager
 def local_clickhouse(config: ClickHouseConfig, folder: Path) -> Iterator[ClickHouseConfig]:
-    """A local stack's data, served for the moment. Raises ConfigError where there is none."""
+    """A local stack's data, by the stack if it runs, else served for the moment. Raises ConfigError where there is
+    none."""
+    running = find(folder)
+    if running is not None:
+        yield config.model_copy(update={"dsn": SecretStr(running.clickhouse)})
+        return
     if not (folder / "clickhouse").is_dir():
         raise ConfigError(f"there is no data in {folder}")
     with EmbeddedServer(folder / "clickhouse", port=0) as server:

@@ -1,9 +1,10 @@
 """What `driftline up` and `driftline demo` run: embedded Kafka, embedded ClickHouse, and the roles, on this machine."""
 
 import asyncio
+import os
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import SecretStr
@@ -13,10 +14,11 @@ from driftline.sinks.clickhouse.config import ClickHouseConfig
 from driftline.sinks.clickhouse.embedded import EmbeddedServer
 from driftline.sinks.clickhouse.migrate import migrate
 from driftline.streams.embedded_kafka import EmbeddedKafka
+from driftline.streams.running import RunningStack, publish, withdraw
 from driftline.streams.runtime.admin import apply_topics
 from driftline.streams.runtime.config import KafkaConfig
 from driftline.streams.settings import PREFIX, Settings
-from driftline.streams.supervisor import RoleSpec, ServiceSpec, Stack
+from driftline.streams.supervisor import OnProgress, RoleSpec, ServiceSpec, Stack
 
 
 class LocalStack:
@@ -30,9 +32,11 @@ class LocalStack:
         brokers: str | None = None,
         config_file: Path | None = None,
         env: Mapping[str, str] | None = None,
+        on_progress: OnProgress | None = None,
+        before_start: Callable[[], None] | None = None,
     ) -> None:
         """`brokers`: a Kafka that runs already, in place of the embedded one. `env`: settings of the roles over those
-        of the file, as DRIFTLINE_<SECTION>__<KEY>."""
+        of the file, as DRIFTLINE_<SECTION>__<KEY>. `before_start` is called when the folder is this stack's alone."""
         folder = settings.stack.state_dir
         self._settings = settings
         self._config_file = config_file
@@ -53,6 +57,10 @@ class LocalStack:
             ],
             self._prepare,
             lambda: [self._role(name, number) for number, name in enumerate(roles)],
+            on_progress=on_progress,
+            on_locked=before_start,
+            on_ready=self._publish,
+            on_stop=lambda: withdraw(folder),
         )
 
     @property
@@ -67,6 +75,20 @@ class LocalStack:
     async def _prepare(self) -> None:
         await apply_topics(self.kafka, self.topics)
         await asyncio.to_thread(migrate, self.clickhouse)
+
+    def _publish(self) -> None:
+        services = dict(zip(("kafka", "clickhouse"), self.service_pids, strict=True))
+        pids = {"up": os.getpid(), **services, **self.stack.roles}
+        publish(
+            self._settings.stack.state_dir,
+            RunningStack(
+                brokers=self.kafka.brokers,
+                embedded=self._broker is not None,
+                clickhouse=self._server.dsn,
+                health=self.addresses,
+                pids={name: pid for name, pid in pids.items() if pid is not None},
+            ),
+        )
 
     @property
     def addresses(self) -> dict[str, str]:

@@ -13,15 +13,18 @@ import shutil
 import signal
 import sys
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Protocol, TypeAlias
+
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_fixed
 
 from driftline.schemas.clock import Clock, SystemClock
 from driftline.schemas.errors import ConfigError, DriftlineError
+from driftline.streams.patience import Measure, Patience, Work, work_of
 from driftline.streams.ready import READY_FILE, address_file
 
 logger = logging.getLogger(__name__)
@@ -74,9 +77,14 @@ class RoleSpec:
     env: Mapping[str, str] = field(default_factory=dict)  # beside the supervisor's own
 
 
+OnProgress: TypeAlias = Callable[[Mapping[str, float]], None]
+"""Gets what is starting now, and for how many seconds; empty when all is ready."""
+
+
 @dataclass(frozen=True)
 class Limits:
-    ready_s: float = 120.0  # the embedder loads torch and a model, on a laptop's two busy cores
+    ready_s: float = 120.0  # in which a role that is not ready could have worked and did not, see patience.py
+    look_s: float = 1.0  # between looks at what parts do that are not ready yet
     stop_s: float = 3.0  # a role writes its state and leaves its groups in about one
     service_stop_s: float = 1.0  # the broker has nothing to save, and ClickHouse has saved what it acknowledged
     first_wait_s: float = 0.5  # before a restart; doubles with each crash
@@ -125,13 +133,25 @@ class Stack:
         *,
         limits: Limits | None = None,
         clock: Clock | None = None,
+        on_progress: OnProgress | None = None,
+        on_locked: Callable[[], None] | None = None,
+        on_ready: Callable[[], None] | None = None,
+        on_stop: Callable[[], None] | None = None,
+        measure: Measure = work_of,
     ) -> None:
+        """`on_progress` is called every second while it starts; `on_locked` once the folder is
+        its own, `on_ready` when all is ready, and `on_stop` when the stop begins."""
         self._folder = folder
         self._services = services
         self._prepare = prepare
         self._specs = roles
         self._limits = limits or Limits()
         self._clock = clock or SystemClock()
+        self._on_progress = on_progress
+        self._on_locked = on_locked
+        self._on_ready = on_ready
+        self._on_stop = on_stop
+        self._measure = measure
         self._roles: dict[str, _Role] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._started: list[ServiceSpec] = []
@@ -164,15 +184,21 @@ class Stack:
         get ready, and whatever the services and `prepare` raise."""
         try:
             self._take_folder()
+            if self._on_locked:
+                self._on_locked()
             for spec in self._services:
                 self._started.append(spec)
-                await self._in_thread(spec.service.start)
-            await self._prepare()
+                with self._telling(spec.name):
+                    await self._in_thread(spec.service.start)
+            with self._telling("topics and tables"):
+                await self._prepare()
             for role_spec in self._specs():
                 self._roles[role_spec.name] = self._open(role_spec)
             self._tasks = [asyncio.create_task(self._keep(role)) for role in self._roles.values()]
             self._tasks.append(asyncio.create_task(self._watch_services()))
             await self.during(self._all_ready())
+            if self._on_ready:
+                self._on_ready()
         except BaseException:
             await self.stop()
             raise
@@ -191,6 +217,8 @@ class Stack:
     async def stop(self) -> None:
         """Roles, then the services in reverse. Safe without a start, and when called twice."""
         tasks, self._tasks = self._tasks, []
+        if self._on_stop and self._lock is not None:
+            self._on_stop()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -210,7 +238,7 @@ class Stack:
         except OSError as error:
             raise ConfigError(f"{self._folder} cannot hold the stack's state: {error.strerror}") from error
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock_at_once(lock)
         except BlockingIOError:
             lock.seek(0)
             holder = lock.read().strip() or "unknown"
@@ -223,6 +251,18 @@ class Stack:
         lock.flush()
         self._lock = lock
 
+    @staticmethod
+    def _lock_at_once(lock: IO[str]) -> None:
+        """But for a command that looks for the length of a system call whether a stack runs, see running.py."""
+        for attempt in Retrying(
+            retry=retry_if_exception_type(BlockingIOError),
+            stop=stop_after_attempt(3),
+            wait=wait_fixed(POLL_S),
+            reraise=True,
+        ):
+            with attempt:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
     def _open(self, spec: RoleSpec) -> _Role:
         if shutil.which(spec.argv[0]) is None:
             raise ConfigError(f"Role {spec.name} cannot start: there is no program {spec.argv[0]}")
@@ -232,15 +272,51 @@ class Stack:
         return _Role(spec, log, self._folder / f"{spec.name}.ready")
 
     async def _all_ready(self) -> None:
+        roles = self._roles.values()
+        began = now = self._clock.monotonic()
+        patience = {role.spec.name: Patience(self._limits.ready_s, now, self._work(role)) for role in roles}
+        while late := [role for role in roles if not role.ready.is_set()]:
+            self._tell({role.spec.name: now - began for role in late})
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._limits.look_s):
+                    for role in late:
+                        await role.ready.wait()
+            now = self._clock.monotonic()
+            for role in late:
+                if not role.ready.is_set() and patience[role.spec.name].is_out(now, self._work(role)):
+                    raise StackFailed(
+                        f"Role {role.spec.name} was not ready after {now - began:.0f} s.{_last_words(role)}"
+                    )
+        self._tell({})
+
+    def work(self) -> Work:
+        """Of all parts."""
+        services = [spec.service.pid for spec in self._services]
+        return self._measure([pid for pid in (*self.roles.values(), *services) if pid is not None])
+
+    def _work(self, role: _Role) -> Work:
+        return self._measure([role.pid] if role.pid else [])
+
+    def _tell(self, starting: Mapping[str, float]) -> None:
+        if self._on_progress:
+            self._on_progress(starting)
+
+    @contextmanager
+    def _telling(self, name: str) -> Iterator[None]:
+        """While it lasts, the name and for how many seconds."""
+        began = self._clock.monotonic()
+
+        async def tell() -> None:
+            while True:
+                await asyncio.sleep(self._limits.look_s)
+                self._tell({name: self._clock.monotonic() - began})
+
+        self._tell({name: 0.0})
+        telling = asyncio.create_task(tell())
         try:
-            async with asyncio.timeout(self._limits.ready_s):
-                for role in self._roles.values():
-                    await role.ready.wait()
-        except TimeoutError:
-            late = next(role for role in self._roles.values() if not role.ready.is_set())
-            raise StackFailed(
-                f"Role {late.spec.name} was not ready within {self._limits.ready_s:g} s.{_last_words(late)}"
-            ) from None
+            yield
+        finally:
+            telling.cancel()
 
     async def _keep(self, role: _Role) -> None:
         """Run the role, again and again. Raises StackFailed when that does not help."""

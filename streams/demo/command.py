@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
@@ -14,11 +15,14 @@ from driftline.streams.demo.runner import run_demo
 from driftline.streams.demo.summary import Summary
 from driftline.streams.demo.view import DemoView
 from driftline.streams.local_stack import LocalStack
+from driftline.streams.patience import Work, nobody
 from driftline.streams.roles import ROLES
+from driftline.streams.running import LOCK
 from driftline.streams.runtime.admin import delete_topics, wait_for_broker
 from driftline.streams.runtime.config import KafkaConfig
 from driftline.streams.settings import Settings
-from driftline.streams.supervisor import run
+from driftline.streams.start_view import StartView
+from driftline.streams.supervisor import OnProgress, run
 
 FOLDER = "demo"  # under the state folder: each run begins with nothing, the last one's data stays to be queried
 BROKER_ANSWERS_S = 10.0
@@ -50,14 +54,16 @@ def run_command(
     `attach`: start nothing, the pipeline of the settings is running, with `ticks.enabled = false`."""
     summaries: list[Summary] = []
 
-    async def play(kafka: KafkaConfig, clickhouse: ClickHouseConfig) -> None:
+    async def play(kafka: KafkaConfig, clickhouse: ClickHouseConfig, measure: Callable[[], Work] = nobody) -> None:
         await wait_for_broker(kafka, BROKER_ANSWERS_S)
 
         async def count(table: str) -> int:
             return await asyncio.to_thread(count_rows, clickhouse, table)
 
         with DemoView(console) as view:
-            summaries.append(await run_demo(kafka, count, seed=seed, speed=speed, on_update=view.update))
+            summaries.append(
+                await run_demo(kafka, count, seed=seed, speed=speed, on_update=view.update, measure=measure)
+            )
         view.show(summaries[0])
         if picture is not None:
             view.save_picture(picture, summaries[0])
@@ -65,12 +71,12 @@ def run_command(
     if attach:
         asyncio.run(play(settings.kafka, settings.clickhouse))
     else:
-        stack = _stack(settings, brokers, config_file)
-        with console.status("Starting Kafka, ClickHouse and the roles") as status:
+        with StartView(console) as starting:
+            stack = _stack(settings, brokers, config_file, starting.update)
 
             async def work() -> None:
-                status.stop()
-                await play(stack.kafka, stack.clickhouse)
+                starting.stop()
+                await play(stack.kafka, stack.clickhouse, stack.stack.work)
 
             asyncio.run(run(stack.stack, work))
         if brokers:
@@ -80,9 +86,8 @@ def run_command(
     return summaries[0]
 
 
-def _stack(settings: Settings, brokers: str | None, config_file: Path | None) -> LocalStack:
+def _stack(settings: Settings, brokers: str | None, config_file: Path | None, on_progress: OnProgress) -> LocalStack:
     folder = settings.stack.state_dir / FOLDER
-    shutil.rmtree(folder, ignore_errors=True)
     local = settings.stack.model_copy(update={"state_dir": folder, "kafka_port": 0, "clickhouse_port": 0})
     health = settings.health.model_copy(update={"port": 0})  # beside a stack that runs
     kafka = settings.kafka.model_copy(update={"partitions": 1})  # one app is one partition
@@ -94,4 +99,15 @@ def _stack(settings: Settings, brokers: str | None, config_file: Path | None) ->
         brokers=brokers,
         config_file=config_file,
         env=OVERRIDES,
+        on_progress=on_progress,
+        before_start=lambda: _empty(folder),
     )
+
+
+def _empty(folder: Path) -> None:
+    """What an earlier demo left, but for the lock, which is held."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != LOCK:
+            path.unlink()

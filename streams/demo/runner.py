@@ -37,12 +37,14 @@ from driftline.streams.demo.bot import SupportBot, stable_only
 from driftline.streams.demo.corpus import load_corpus
 from driftline.streams.demo.scenario import Phase, Scenario
 from driftline.streams.demo.summary import Ledger, Summary
+from driftline.streams.patience import Patience, Work, nobody
 from driftline.streams.runtime.config import KafkaConfig
 
 logger = logging.getLogger(__name__)
 
 ROLES = ("monitor", "drift", "judge")  # those whose work the next slice depends on
-STALL_S = 120.0  # of wall time without progress; loading the embedding model takes some seconds
+STALL_S = 120.0  # without progress while nobody works; loading the embedding model takes some seconds
+LOOK_S = 1.0  # between looks at who works
 POLL_MS = 200
 
 CountRows: TypeAlias = Callable[[str], Awaitable[int]]
@@ -75,9 +77,11 @@ async def run_demo(
     slice_s: int = 60,
     on_update: Callable[[Update], None] | None = None,
     clock: Clock | None = None,
+    measure: Callable[[], Work] = nobody,
 ) -> Summary:
     """Play the whole scenario and account for it. `speed`: at most so many seconds of event time per second; None: as
-    fast as the pipeline goes. The pipeline must be running, with ticks of its own switched off.
+    fast as the pipeline goes. The pipeline must be running, with ticks of its own switched off; `measure` tells what
+    its processes do, where that is known: at work, they are waited for.
 
     Raises DemoError when the pipeline does not get on."""
     clock = clock or SystemClock()
@@ -86,11 +90,9 @@ async def run_demo(
     router, breakers = CanaryRouter(stable_only()), BreakerState()
     bot = await asyncio.to_thread(lambda: SupportBot(scenario, load_corpus(), seed, router, breakers))
     ledger = Ledger(scenario)
-    tracer = Tracer(
-        scenario.app, brokers=kafka.brokers, topic_prefix=kafka.prefix, idempotent=kafka.idempotent, linger_ms=0
-    )
+    tracer = Tracer(scenario.app, brokers=kafka.brokers, topic_prefix=kafka.prefix, linger_ms=0)
     try:
-        async with Pipeline(kafka, scenario.app, clock) as pipeline:
+        async with Pipeline(kafka, scenario.app, clock, measure) as pipeline:
             paced_from = clock.monotonic()
             for at in range(scenario.start, scenario.end, slice_s * MICROSECONDS):
                 until = min(at + slice_s * MICROSECONDS, scenario.end)
@@ -172,7 +174,8 @@ async def _settled(count_rows: CountRows, sent: int, clock: Clock) -> tuple[int,
 class Pipeline:
     """The pipeline as the demo sees it: ticks in, progress and results out, of the one partition of its app."""
 
-    def __init__(self, kafka: KafkaConfig, app: str, clock: Clock) -> None:
+    def __init__(self, kafka: KafkaConfig, app: str, clock: Clock, measure: Callable[[], Work] = nobody) -> None:
+        self._measure = measure
         self._kafka = kafka
         self._clock = clock
         self._topics = Topics(kafka.prefix)
@@ -221,7 +224,9 @@ class Pipeline:
 
     async def _until_worked_through(self, ts: int) -> dict[str, int]:
         """The last offset of each topic that belongs to this tick."""
-        deadline = self._clock.monotonic() + STALL_S
+        began = self._clock.monotonic()
+        patience = Patience(STALL_S, began, self._measure())
+        looked = began
         while True:
             behind = [role for role in ROLES if not self._has_reached(role, ts)]
             if not behind:
@@ -229,9 +234,13 @@ class Pipeline:
                 if all(self._read[topic] >= offset for topic, offset in published.items()):
                     return published
             await self._poll()
-            if self._clock.monotonic() > deadline:
+            now = self._clock.monotonic()
+            if now - looked < LOOK_S:
+                continue
+            looked = now
+            if patience.is_out(now, self._measure()):
                 raise DemoError(
-                    f"no progress in {STALL_S:.0f} s: waiting for {', '.join(behind) or 'results'} in partition "
+                    f"no progress in {now - began:.0f} s: waiting for {', '.join(behind) or 'results'} in partition "
                     f"{self._partition}; look at the logs of these roles"
                 )
 

@@ -25,10 +25,14 @@ class RunningStack:
     clickhouse: ClickHouseConfig
 
 
+def default_environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("DRIFTLINE_")}
+
+
 def stack_environment(folder: Path) -> dict[str, str]:
     """Ticks are off: tests bring their own time. Few texts are embedded: it is the slow part."""
     return {
-        **{name: value for name, value in os.environ.items() if not name.startswith("DRIFTLINE_")},
+        **default_environment(),
         "DRIFTLINE_STACK__STATE_DIR": str(folder),
         "DRIFTLINE_STACK__KAFKA_PORT": str(find_free_port()),
         "DRIFTLINE_STACK__CLICKHOUSE_PORT": str(find_free_port()),
@@ -39,11 +43,11 @@ def stack_environment(folder: Path) -> dict[str, str]:
     }
 
 
-def start_stack(environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+def start_stack(environment: dict[str, str], log: Path, folder: Path | None = None) -> subprocess.Popen[bytes]:
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "driftline.streams.cli", "up"],
-            env=environment, stdout=output, stderr=subprocess.STDOUT,
+            env=environment, cwd=folder, stdout=output, stderr=subprocess.STDOUT,
         )  # fmt: skip
     deadline = time.monotonic() + STARTS_WITHIN_S
     while b"Driftline is up" not in log.read_bytes():

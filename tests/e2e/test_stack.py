@@ -112,7 +112,7 @@ async def test_a_worse_model_is_called_back_and_the_same_model_is_not(stack: Run
     listener.start()
     try:
         for app, traffic in (("worse", bad), ("equal", same)):
-            tracer = Tracer(app=app, brokers=stack.kafka.brokers, idempotent=False)
+            tracer = Tracer(app=app, brokers=stack.kafka.brokers)
             tracer.emit_many(traffic)
             assert await tracer.aflush(30)
             assert tracer.stats().sent == len(traffic)

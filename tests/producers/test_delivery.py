@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from driftline.producers import Tracer
+from driftline.producers import ProducerConfig, Tracer
+from driftline.producers.kafka import _say_once, connect, disconnect
 from driftline.schemas.events import Trace
 from driftline.schemas.topics import Topics
 from driftline.streams.embedded_kafka import EmbeddedKafka
@@ -25,7 +26,7 @@ def traces(began: int, ended: int) -> Iterator[Trace]:
 
 
 def tracer(kafka: KafkaConfig, **settings: Any) -> Tracer:
-    return Tracer("app", brokers=kafka.brokers, topic_prefix=kafka.prefix, idempotent=kafka.idempotent, **settings)
+    return Tracer("app", brokers=kafka.brokers, topic_prefix=kafka.prefix, **settings)
 
 
 def numbers(found: list[Trace]) -> list[int]:
@@ -44,6 +45,19 @@ async def test_everything_arrives_once_and_in_order(broker: Broker, compression:
     found = await read_traces(kafka.brokers, f"{kafka.prefix}.events", 500)
     for app in range(3):
         assert [n for n in numbers(found) if n % 3 == app] == list(range(app, 500, 3))
+
+
+@on_each_broker
+async def test_idempotent_where_the_broker_can_be_and_the_other_is_told_of_once(
+    broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "driftline.producers.kafka")
+    _say_once.cache_clear()
+    for _ in range(2):
+        producer = await connect(ProducerConfig(app="app", brokers=broker.base.brokers))
+        assert (producer._txn_manager is not None) == (broker.name == "apache")
+        await disconnect(producer)
+    assert len([m for m in caplog.messages if "no idempotent producers" in m]) == (broker.name == "embedded")
 
 
 async def test_a_broker_that_comes_late(read_traces: Read) -> None:

@@ -157,7 +157,7 @@ FORK = """
 import os, sys
 from driftline.producers import Tracer
 
-tracer = Tracer("fork", brokers=sys.argv[1], idempotent=False, topic_prefix="fork")
+tracer = Tracer("fork", brokers=sys.argv[1], topic_prefix="fork")
 with tracer.trace("parent-before"):
     pass
 assert tracer.flush(20)
@@ -188,7 +188,7 @@ EXIT = """
 import sys
 from driftline.producers import Tracer
 
-tracer = Tracer("exit", brokers=sys.argv[1].replace("127.0.0.1", "localhost"), idempotent=False, topic_prefix="exit")
+tracer = Tracer("exit", brokers=sys.argv[1].replace("127.0.0.1", "localhost"), topic_prefix="exit")
 with tracer.trace("last-words"):
     pass
 """

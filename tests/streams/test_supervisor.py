@@ -2,17 +2,21 @@
 
 import asyncio
 import contextlib
+import itertools
 import os
 import signal
 import sys
 import textwrap
 import threading
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from driftline.schemas.errors import ConfigError
+from driftline.streams.patience import Work
 from driftline.streams.supervisor import EXIT_CONFIG, Limits, RoleSpec, ServiceSpec, Stack, StackFailed, run
 from tests.brokers import eventually
 
@@ -40,9 +44,18 @@ async def nothing() -> None:
 
 
 def stack_of(
-    folder: Path, *roles: RoleSpec, limits: Limits = QUICK, prepare: Callable[[], Awaitable[None]] = nothing
+    folder: Path,
+    *roles: RoleSpec,
+    limits: Limits = QUICK,
+    prepare: Callable[[], Awaitable[None]] = nothing,
+    **options: Any,
 ) -> Stack:
-    return Stack(folder, [], prepare, lambda: roles, limits=limits)
+    return Stack(folder, [], prepare, lambda: roles, limits=limits, **options)
+
+
+def idle(_: Iterable[int]) -> Work:
+    """Nobody works, and the machine has time."""
+    return Work(cpu_s=0.0, read_bytes=0, spare_s=time.monotonic() * 2)
 
 
 def gone(pid: int | None) -> bool:
@@ -165,9 +178,33 @@ async def test_a_role_that_refuses_its_settings_is_not_tried_again(tmp_path: Pat
 
 
 async def test_a_role_that_does_not_get_ready_ends_the_start(tmp_path: Path) -> None:
-    stack = stack_of(tmp_path, role("slow", "signal.pause()"), good(), limits=Limits(ready_s=0.3))
-    with pytest.raises(StackFailed, match=r"Role slow was not ready within 0\.3 s\. It said nothing\."):
+    stack = stack_of(
+        tmp_path, role("slow", "signal.pause()"), good(), limits=Limits(ready_s=0.3, look_s=0.05), measure=idle
+    )
+    with pytest.raises(StackFailed, match=r"Role slow was not ready after \d s\. It said nothing\."):
         await stack.start()
+
+
+async def test_a_role_that_is_at_work_is_waited_for_and_told_of(tmp_path: Path) -> None:
+    slow = role(
+        "slow", f"while not os.path.exists({str(tmp_path / 'go')!r}): time.sleep(0.01)\nready()\nsignal.pause()"
+    )
+    looks, told = itertools.count(1), list[Mapping[str, float]]()
+
+    def busy(_: Iterable[int]) -> Work:
+        return Work(cpu_s=1000.0 * next(looks), read_bytes=0, spare_s=1e6 * next(looks))
+
+    def tell(starting: Mapping[str, float]) -> None:
+        told.append(dict(starting))
+        if told[-1].get("slow", 0) > 0:  # the second look, and the limit is long over
+            (tmp_path / "go").touch()
+
+    stack = stack_of(tmp_path, slow, good(), limits=Limits(ready_s=0.001, look_s=0.05), measure=busy, on_progress=tell)
+    await stack.start()
+    assert told[0].keys() == {"topics and tables"}
+    assert {"slow"} in [starting.keys() for starting in told]
+    assert told[-1] == {}
+    await stack.stop()
 
 
 async def test_a_program_that_is_not_there_is_one_clear_line(tmp_path: Path) -> None:

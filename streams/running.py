@@ -1,0 +1,77 @@
+"""Where the parts of a running local stack are: one file in its folder, written by `driftline up` and `driftline demo`
+and read by every command whose settings do not say otherwise."""
+
+import fcntl
+import os
+from pathlib import Path
+
+import msgspec
+from pydantic import SecretStr
+
+from driftline.schemas.errors import ConfigError
+from driftline.streams.settings import Settings
+
+FILE = "stack.json"
+LOCK = "lock"
+
+
+class RunningStack(msgspec.Struct, frozen=True, kw_only=True):
+    brokers: str
+    embedded: bool  # the brokers are the embedded one, which lacks some of Kafka
+    clickhouse: str  # DSN; may hold a secret, so the file is for its owner alone
+    health: dict[str, str]  # base URL by role
+    pids: dict[str, int]  # by part
+
+
+def publish(folder: Path, stack: RunningStack) -> None:
+    """For the owner's eyes alone, and whole at any moment."""
+    new = folder / f"{FILE}.new"
+    new.unlink(missing_ok=True)
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(msgspec.json.format(msgspec.json.encode(stack), indent=2) + b"\n")
+    new.replace(folder / FILE)
+
+
+def withdraw(folder: Path) -> None:
+    (folder / FILE).unlink(missing_ok=True)
+
+
+def find(folder: Path) -> RunningStack | None:
+    """The stack that runs in the folder; None where there is none, or one that was killed and left its file.
+
+    Raises ConfigError for a file that cannot be read."""
+    file = folder / FILE
+    if not file.exists() or not _is_locked(folder / LOCK):
+        return None
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=RunningStack)
+    except FileNotFoundError:  # it has stopped in between
+        return None
+    except (OSError, msgspec.MsgspecError) as error:
+        raise ConfigError(f"{file} cannot be read: {error}; stop the stack and start it again") from error
+
+
+def with_running_stack(settings: Settings, folder: Path | None = None) -> Settings:
+    """The same settings, with the addresses of the stack that runs in `folder` (of the settings if absent) in place of
+    defaults; what file or environment say stays."""
+    stack = find(settings.stack.state_dir if folder is None else folder)
+    if stack is None:
+        return settings
+    changes: dict[str, object] = {}
+    if "brokers" not in settings.kafka.model_fields_set:
+        kafka = settings.kafka.for_embedded() if stack.embedded else settings.kafka
+        changes["kafka"] = kafka.model_copy(update={"brokers": stack.brokers})
+    if "dsn" not in settings.clickhouse.model_fields_set:
+        changes["clickhouse"] = settings.clickhouse.model_copy(update={"dsn": SecretStr(stack.clickhouse)})
+    return settings.model_copy(update=changes)
+
+
+def _is_locked(lock: Path) -> bool:
+    try:
+        with lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False

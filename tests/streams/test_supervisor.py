@@ -202,7 +202,7 @@ async def test_a_role_that_is_at_work_is_waited_for_and_told_of(tmp_path: Path) 
     stack = stack_of(tmp_path, slow, good(), limits=Limits(ready_s=0.001, look_s=0.05), measure=busy, on_progress=tell)
     await stack.start()
     assert told[0].keys() == {"topics and tables"}
-    assert {"slow"} in [starting.keys() for starting in told]
+    assert any("slow" in starting for starting in told)
     assert told[-1] == {}
     await stack.stop()
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -19,6 +20,7 @@ from driftline.streams.demo import runner
 from driftline.streams.demo.runner import ROLES, DemoError, Pipeline, Update, run_demo
 from driftline.streams.demo.scenario import DEPLOYMENT, MINUTE, Scenario
 from driftline.streams.demo.view import DemoView
+from driftline.streams.patience import Work
 from driftline.streams.runtime.admin import apply_topics
 from driftline.streams.runtime.config import KafkaConfig
 from tests.brokers import Broker
@@ -140,7 +142,9 @@ async def test_a_stalled_pipeline_is_named(embedded_kafka: Broker, monkeypatch: 
 
     async with standing_in(kafka, silent="judge"):
         with pytest.raises(DemoError, match="waiting for judge in partition"):
-            await run_demo(kafka, count_rows, slice_s=60)
+            await run_demo(
+                kafka, count_rows, slice_s=60, measure=lambda: Work(cpu_s=0.0, read_bytes=0, spare_s=time.monotonic())
+            )
 
 
 async def test_the_runner_and_the_sdk_agree_on_the_partition(embedded_kafka: Broker) -> None:

@@ -11,13 +11,14 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from driftline.schemas.clock import utc
-from driftline.schemas.events import EARLIEST_TS, LATEST_TS, Event
+from driftline.schemas.decoded import Decoded as Decoded
+from driftline.schemas.decoded import Reject as Reject
+from driftline.schemas.events import EARLIEST_TS, LATEST_TS, Event, Logged
 from driftline.schemas.results import EmbeddingEvent
 from driftline.schemas.topics import LARGE
 
@@ -37,19 +38,6 @@ _NOT_FINITE = re.compile(rb"[:,\[]\s*-?(?:NaN|Infinity)")
 _json = msgspec.json.Encoder()
 _msgpack = msgspec.msgpack.Encoder()
 _embeddings: msgspec.msgpack.Decoder[list[EmbeddingEvent]] = msgspec.msgpack.Decoder(list[EmbeddingEvent])
-
-
-@dataclass(frozen=True, slots=True)
-class Reject:
-    index: int  # within the record's array; -1: the whole record
-    reason: str  # at most MAX_REASON characters
-    raw: bytes  # of several elements: an array of them
-    count: int = 1  # elements that it stands for
-
-
-class Decoded(NamedTuple, Generic[E]):
-    events: list[E]
-    rejects: list[Reject]
 
 
 class DecodeError(ValueError):
@@ -167,6 +155,7 @@ class EventDecoder(Generic[E]):
 
 
 decode_events: EventDecoder[Event] = EventDecoder(Event)
+decode_logged: EventDecoder[Logged] = EventDecoder(Logged)
 
 _TOO_DEEP = f"nested more than {MAX_DEPTH} deep"
 
@@ -272,7 +261,7 @@ def _explain_ts(raw: bytes) -> str:
     return f": ts={ts} is {when}; it is in microseconds, from 2020 to 2100"
 
 
-def encode_event(event: Event) -> bytes:
+def encode_event(event: Logged) -> bytes:
     return _json.encode(event)
 
 

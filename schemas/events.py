@@ -1,5 +1,5 @@
 """What applications publish to the events topic: a tagged union of `trace`, `score` and `release`; and what Driftline
-itself writes there: `tick` and `baseline_set`.
+itself writes there, signed (`schemas/controls.py`): `tick`, `baseline_set` and `forwarded`.
 
 A record's value is one JSON object or an array of them, keyed by the app. Names follow the OpenTelemetry GenAI
 conventions with the `gen_ai.` prefix dropped and dots turned into underscores. Unknown fields are ignored, so a newer
@@ -137,6 +137,7 @@ class Tick(msgspec.Struct, tag="tick", tag_field="type", kw_only=True, omit_defa
 
     ts: Timestamp
     source: Ref = ""
+    signature: Ref = ""
 
 
 class BaselineSet(msgspec.Struct, tag="baseline_set", tag_field="type", kw_only=True, omit_defaults=True, gc=False):
@@ -147,12 +148,29 @@ class BaselineSet(msgspec.Struct, tag="baseline_set", tag_field="type", kw_only=
     ts: Timestamp
     id: Id
     baseline: Baseline
+    signature: Ref = ""
 
     @property
     def key(self) -> str:
         return self.id
 
 
+class Forwarded(msgspec.Struct, tag="forwarded", tag_field="type", kw_only=True, omit_defaults=True, gc=False):
+    """Events of apps whose home is this partition, which came in another one: their producer keys otherwise, or not
+    at all. Written by Driftline; the record that they came in stays what is archived."""
+
+    partition: Annotated[int, Meta(ge=0)]  # where they came
+    offset: Annotated[int, Meta(ge=0)]
+    part: Annotated[int, Meta(ge=0)] = 0  # of one record's events for one home, those that do not fit into one
+    events: list[Trace | Score | Release]
+    signature: Ref = ""
+
+
 Event: TypeAlias = Trace | Score | Release | Tick | BaselineSet
-EVENT_TYPES: tuple[type, ...] = (Trace, Score, Release, Tick, BaselineSet)
-CONTROLS = (Tick, BaselineSet)  # what is said to Driftline, not about an app: neither stored as events nor counted
+Logged: TypeAlias = Event | Forwarded  # all that stands on the events topic
+EVENT_TYPES: tuple[type, ...] = (Trace, Score, Release, Tick, BaselineSet, Forwarded)
+CONTROLS = (
+    Tick,
+    BaselineSet,
+    Forwarded,
+)  # what is said to Driftline, not about an app: neither stored as events nor counted

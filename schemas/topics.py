@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from driftline.schemas.controls import Controls
+
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 
@@ -26,11 +28,14 @@ LARGE = 16 * 1024 * 1024  # a prompt of millions of tokens, or a partition's who
 
 
 class Topics:
-    """All topics of one installation, under one prefix. All have the same number of partitions: what is computed
-    from a partition of events goes to the partition of the same number."""
+    """All topics of one installation, under one prefix, and how what Driftline writes into `events` is told from what
+    others do. All have the same number of partitions: what is computed from a partition of events goes to the partition
+    of the same number. `homes`: over how many of them apps are spread; None: each app is at home where it is met."""
 
-    def __init__(self, prefix: str = "driftline") -> None:
+    def __init__(self, prefix: str = "driftline", control_key: bytes | None = None, homes: int | None = None) -> None:
         self.prefix = prefix
+        self.controls = Controls.of_prefix(prefix) if control_key is None else Controls(control_key)
+        self.homes = homes
         self.events = f"{prefix}.events"
         self.embeddings = f"{prefix}.embeddings"
         self.windows = f"{prefix}.windows"

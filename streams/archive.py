@@ -20,7 +20,7 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError, Ka
 from tenacity import AsyncRetrying, before_sleep_log, retry_if_exception, wait_random_exponential
 
 from driftline.schemas.clock import Clock, SystemClock
-from driftline.schemas.codec import DecodeError, Reject, bounded, decode, decode_events, encode
+from driftline.schemas.codec import DecodeError, Reject, bounded, decode, decode_logged, encode
 from driftline.schemas.events import CONTROLS, Trace
 from driftline.schemas.ids import stable_id
 from driftline.schemas.results import DeadLetter, result_types
@@ -97,7 +97,7 @@ class Batch:
     def _add_events(self, record: ConsumerRecord) -> None:
         offset = record.offset
         cost_usd = self._pricing.cost_usd
-        decoded = decode_rows(record.value)
+        decoded = self._topics.controls.decode(decode_rows, record.value, record.partition)
         self.events[record.topic] += len(decoded.events) + sum(reject.count for reject in decoded.rejects)
         positions: dict[str, list[int]] = {}
         for position, row in enumerate(decoded.events):
@@ -144,9 +144,9 @@ class Batch:
             return None
         if record.topic != self._topics.events:
             return dead_letter(record, Reject(-1, reason, record.value or b""))
-        decoded = decode_events(record.value)
+        decoded, indexes = self._topics.controls.decode_indexed(decode_logged, record.value, record.partition)
         position = positions[row - first]
-        element = decode_events.indexes(record.value)[position]
+        element = indexes[position]
         raw = record.value if element == -1 else encode(decoded.events[position])
         return dead_letter(record, Reject(element, reason, raw))
 

@@ -22,11 +22,12 @@ class Record(Protocol):
 
 
 class Output(NamedTuple):
-    """A record to publish, to the partition of `topic` with the source partition's number."""
+    """A record to publish."""
 
     topic: str
     key: bytes | None
     value: bytes
+    partition: int | None = None  # of `topic`; None: the one with the source partition's number
 
 
 class Fold(Protocol):

@@ -112,7 +112,8 @@ class LocalStack:
 
 def _environment(kafka: KafkaConfig) -> dict[str, str]:
     """The whole section, but for secrets: those the roles find where we found them."""
-    values = kafka.model_dump(mode="json", exclude_none=True, exclude={"sasl_password", "ssl_keypassword"})
+    secrets = {"sasl_password", "ssl_keypassword", "control_key"}
+    values = kafka.model_dump(mode="json", exclude_none=True, exclude=secrets)
     return {f"{PREFIX}KAFKA__{key.upper()}": str(value) for key, value in values.items()}
 
 

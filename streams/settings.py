@@ -82,7 +82,7 @@ class Settings(BaseSettings):
 
     @property
     def topics(self) -> Topics:
-        return Topics(self.kafka.prefix)
+        return self.kafka.topics
 
 
 def load_settings(path: Path | None = None) -> Settings:

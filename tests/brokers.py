@@ -162,13 +162,15 @@ class Kafka:
         await asyncio.gather(*acks)
 
     async def send_events(self, events: Sequence[Event], *, partition: int = 0) -> RecordMetadata:
-        """As one record, an array."""
-        return await self.send(self.topics.events, encode_events(list(events)), partition=partition)
+        """As one record, an array; control records signed."""
+        signed = self.topics.controls.all_signed(events, partition)
+        return await self.send(self.topics.events, encode_events(signed), partition=partition)
 
     async def tick(self, ts: int) -> None:
         """To every partition of the events topic."""
         for partition in range(self.config.partitions):
-            await self.send(self.topics.events, encode_event(Tick(ts=ts)), partition=partition)
+            value = encode_event(self.topics.controls.signed(Tick(ts=ts), partition))
+            await self.send(self.topics.events, value, partition=partition)
 
     async def read(self, topic: str) -> list[ConsumerRecord]:
         """Everything in the topic now, by partition and offset."""

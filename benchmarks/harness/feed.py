@@ -94,7 +94,7 @@ class Feeder:
 
 def _run(kafka: KafkaConfig, shape: traffic.Shape, pace: Pace, ready: Any, go: Any, result: Any) -> None:
     logging.basicConfig(level=logging.WARNING)
-    blocks: Iterable[traffic.Block] = traffic.blocks(shape)
+    blocks: Iterable[traffic.Block] = traffic.blocks(shape, kafka.topics.controls)
     if shape.traces <= PREPARED:
         blocks = list(blocks)
     result.put(asyncio.run(_feed(kafka, shape, blocks, pace, ready, go)))
@@ -162,7 +162,7 @@ async def _feed(
                 probes[f"probe-{number}"] = now
                 when = traffic.START_US + events * 1_000_000 // shape.rate
                 partition = number % shape.partitions
-                app = f"probe-{partition}"  # an app lives on one partition
+                app = traffic.named("probe", partition, shape.partitions)
                 await lanes[partition].add(app.encode(), traffic.probe(app, number, when))
             for message in block.messages:
                 await lanes[message.partition].add(message.key, message.value)

@@ -9,13 +9,16 @@ them, which costs the producer half a microsecond per event and no memory.
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from driftline.schemas.codec import encode_event, encode_events
+from driftline.schemas.controls import Controls
 from driftline.schemas.events import MICROSECONDS, Release, Score, Tick, Trace
+from driftline.schemas.homes import home
 
 START_US = 1_790_000_040 * MICROSECONDS  # a whole minute
 MODELS = ("gpt-4o-mini", "gpt-4o")
@@ -87,23 +90,28 @@ class Block(NamedTuple):
     messages: list[Message]
 
 
-def app_name(number: int) -> str:
-    return f"app-{number}"
+def named(prefix: str, partition: int, partitions: int) -> str:
+    """The first such name that is at home in that partition."""
+    return next(name for n in count() if home(name := f"{prefix}-{n}", partitions) == partition)
 
 
-def blocks(shape: Shape) -> Iterator[Block]:
+def blocks(shape: Shape, controls: Controls) -> Iterator[Block]:
     """All traffic, in order. The last tick closes every window."""
+    names = [named(f"app-{app}", app % shape.partitions, shape.partitions) for app in range(shape.apps)]
     rng = np.random.default_rng(0)
-    traces = [[_Template(_traces(rng, app, shape.unit)) for _ in range(POOL)] for app in range(shape.apps)]
-    scores = [_Template(_scores(rng, app, shape.unit // SCORED)) for app in range(shape.apps)]
-    yield Block(0, [Message(0, app_name(0).encode(), encode_event(_canary()))])
+    traces = [
+        [_Template(_traces(rng, names[app], shape.unit, canary=app == 0)) for _ in range(POOL)]
+        for app in range(shape.apps)
+    ]
+    scores = [_Template(_scores(rng, names[app], shape.unit // SCORED, canary=app == 0)) for app in range(shape.apps)]
+    yield Block(0, [Message(0, names[0].encode(), encode_event(_canary(names[0])))])
     per_block = (shape.unit + shape.unit // SCORED) * shape.apps
     second = START_US // MICROSECONDS
     for number in range(shape.blocks):
         begins = START_US + number * shape.block_us
         messages = []
         for app in range(shape.apps):
-            key, partition = app_name(app).encode(), app % shape.partitions
+            key, partition = names[app].encode(), app % shape.partitions
             made = [
                 traces[app][number % POOL].fill(number, app, shape.unit, begins, shape.block_us, 0),
                 *(
@@ -117,14 +125,14 @@ def blocks(shape: Shape) -> Iterator[Block]:
         ends = (begins + shape.block_us) // MICROSECONDS
         if ends > second:
             second = ends
-            messages += _ticks(shape, second * MICROSECONDS)
+            messages += _ticks(shape, controls, second * MICROSECONDS)
         yield Block(per_block, messages)
-    yield Block(0, _ticks(shape, shape.last_tick))
+    yield Block(0, _ticks(shape, controls, shape.last_tick))
 
 
-def _ticks(shape: Shape, ts: int) -> list[Message]:
-    value = encode_event(Tick(ts=ts, source="benchmark"))
-    return [Message(partition, None, value) for partition in range(shape.partitions)]
+def _ticks(shape: Shape, controls: Controls, ts: int) -> list[Message]:
+    tick = Tick(ts=ts, source="benchmark")
+    return [Message(p, None, encode_event(controls.signed(tick, p))) for p in range(shape.partitions)]
 
 
 class _Array(NamedTuple):
@@ -188,9 +196,9 @@ def _digits(number: NDArray[np.int64]) -> Bytes:
     return (number[:, None] // _POWERS % 10 + 48).astype(np.uint8)
 
 
-def _canary() -> Release:
+def _canary(app: str) -> Release:
     return Release(
-        app=app_name(0),
+        app=app,
         ts=START_US,
         id="canary-start",
         kind="canary_start",
@@ -214,13 +222,13 @@ def _text(rng: np.random.Generator, words: int) -> str:
     return " ".join([_WORDS[i] for i in (rng.random(words) ** 2 * len(_WORDS)).astype(int)])
 
 
-def _traces(rng: np.random.Generator, app: int, size: int) -> list[Trace]:
+def _traces(rng: np.random.Generator, app: str, size: int, *, canary: bool) -> list[Trace]:
     """Healthy calls of one app: what every detector learns from and then tests."""
     latency = rng.lognormal(6.5, 0.4, size)
     failed = rng.random(size) < 0.003
     return [
         Trace(
-            app=app_name(app),
+            app=app,
             ts=_TS,
             trace_id=_ID + rng.bytes(8).hex(),
             span_id=rng.bytes(8).hex(),
@@ -228,7 +236,7 @@ def _traces(rng: np.random.Generator, app: int, size: int) -> list[Trace]:
             user_id=_CONVERSATION,
             environment="production",
             release="v2" if i < size * CANARY_SHARE else "v1",
-            canary_share=CANARY_SHARE if app == 0 else None,
+            canary_share=CANARY_SHARE if canary else None,
             provider="openai",
             request_model=MODELS[i % 2],
             response_model=MODELS[i % 2],
@@ -247,10 +255,10 @@ def _traces(rng: np.random.Generator, app: int, size: int) -> list[Trace]:
     ]
 
 
-def _scores(rng: np.random.Generator, app: int, size: int) -> list[Score]:
+def _scores(rng: np.random.Generator, app: str, size: int, *, canary: bool) -> list[Score]:
     return [
         Score(
-            app=app_name(app),
+            app=app,
             ts=_TS,
             id=_ID,
             trace_id=rng.bytes(16).hex(),
@@ -260,7 +268,7 @@ def _scores(rng: np.random.Generator, app: int, size: int) -> list[Score]:
             conversation_id=_CONVERSATION,
             user_id=_CONVERSATION,
             release="v2" if i < size * CANARY_SHARE else "v1",
-            canary_share=CANARY_SHARE if app == 0 else None,
+            canary_share=CANARY_SHARE if canary else None,
             model=MODELS[i % 2],
         )
         for i in range(size)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import msgspec
 
 from driftline.schemas.codec import EventDecoder
-from driftline.schemas.events import BaselineSet, Release, Score, Tick, Trace
+from driftline.schemas.events import BaselineSet, Forwarded, Release, Score, Tick, Trace
 from driftline.schemas.results import (
     Alert,
     Baseline,
@@ -51,7 +51,9 @@ class ReleaseRow(Release, tag="release", tag_field="type", kw_only=True, omit_de
 EventRow: TypeAlias = TraceRow | ScoreRow | ReleaseRow
 Row: TypeAlias = EventRow | dict[str, Any]
 
-decode_rows: EventDecoder[EventRow | Tick | BaselineSet] = EventDecoder(EventRow | Tick | BaselineSet)
+decode_rows: EventDecoder[EventRow | Tick | BaselineSet | Forwarded] = EventDecoder(
+    EventRow | Tick | BaselineSet | Forwarded
+)
 """Takes and refuses what `schemas.codec.decode_events` does. Each row is complete after `complete_row`."""
 
 _RESULTS: dict[type, tuple[str, tuple[str, ...]]] = {  # table, and which fields are times

@@ -12,6 +12,7 @@ from driftline.detectors.seasons import DAY, REFITS
 from driftline.schemas import codec
 from driftline.schemas.codec import encode_events
 from driftline.schemas.events import MICROSECONDS, BaselineSet, Event, Release, Tick
+from driftline.schemas.homes import home
 from driftline.schemas.results import EmbeddingEvent
 from driftline.streams.monitor.analysis import RULES
 from driftline.streams.monitor.drift import DriftFold
@@ -19,7 +20,6 @@ from driftline.streams.monitor.fold import MonitorFold
 from driftline.streams.monitor.watch import Collector, Fit, Watch
 from driftline.streams.operate.folds import Made, stored_events, stored_releases, with_ticks
 from driftline.streams.operate.log import Log, Reading
-from driftline.streams.operate.reconcile import home_partition
 from driftline.streams.operate.times import show_time
 from driftline.streams.pricing import Pricer
 from driftline.streams.settings import Settings
@@ -136,7 +136,7 @@ async def embeddings_of(log: Log, settings: Settings, app: str, since: int) -> R
 
     :raises RetryableError: Kafka does not answer.
     """
-    number = home_partition(app, settings.kafka.partitions)
+    number = home(app, settings.kafka.partitions)
     [partition] = [tp for tp in await log.partitions(settings.topics.embeddings) if tp.partition == number]
     sent_from = since - settings.monitor.windows.ahead_s * MICROSECONDS
     return log.read(await log.starts([partition], sent_from))

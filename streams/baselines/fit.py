@@ -15,6 +15,7 @@ from driftline.schemas.baselines import Baseline
 from driftline.schemas.codec import encode_event
 from driftline.schemas.errors import PermanentError, RetryableError
 from driftline.schemas.events import BaselineSet
+from driftline.schemas.homes import home
 from driftline.schemas.ids import stable_id
 from driftline.sinks.clickhouse.baselines import stored_baselines
 from driftline.sinks.clickhouse.client import session
@@ -22,7 +23,6 @@ from driftline.sinks.clickhouse.config import ClickHouseConfig
 from driftline.streams.baselines.collect import Collected, Range, Tell, from_log, from_tables
 from driftline.streams.monitor.baselines import LEARNED_ONLY, Versions, record
 from driftline.streams.monitor.watch import Fit
-from driftline.streams.operate.reconcile import home_partition
 from driftline.streams.settings import Settings
 
 POLL_S = 0.3
@@ -142,7 +142,7 @@ async def publish(settings: Settings, baselines: Sequence[Baseline], at: int) ->
 
     :raises RetryableError: Kafka does not answer, or refuses.
     """
-    kafka = settings.kafka
+    kafka, topics = settings.kafka, settings.topics
     options = {**kafka.producer_options(linger_ms=0), "enable_idempotence": False}  # a repeat has the same id
     producer = AIOKafkaProducer(**kafka.client_options(), **options)
     try:
@@ -154,10 +154,9 @@ async def publish(settings: Settings, baselines: Sequence[Baseline], at: int) ->
                 id=stable_id("baseline_set", baseline.id, baseline.fitted_at),
                 baseline=baseline,
             )
-            partition = home_partition(baseline.app, kafka.partitions)
-            await producer.send_and_wait(
-                settings.topics.events, encode_event(event), key=baseline.app.encode(), partition=partition
-            )
+            partition = home(baseline.app, kafka.partitions)
+            value = encode_event(topics.controls.signed(event, partition))
+            await producer.send_and_wait(topics.events, value, key=baseline.app.encode(), partition=partition)
     except KafkaError as error:
         raise RetryableError(f"Kafka at {kafka.brokers} did not take a baseline: {error!r}") from error
     finally:

@@ -14,13 +14,13 @@ from types import TracebackType
 from typing import Any, Self, TypeAlias
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.partitioner import murmur2
 
 from driftline.producers import BreakerState, CanaryRouter, Tracer
 from driftline.schemas.clock import Clock, SystemClock
 from driftline.schemas.codec import decode, encode_event
 from driftline.schemas.errors import DriftlineError
 from driftline.schemas.events import MICROSECONDS, Release, Tick, Trace
+from driftline.schemas.homes import home
 from driftline.schemas.results import (
     Alert,
     Baseline,
@@ -32,7 +32,6 @@ from driftline.schemas.results import (
     RollbackSignal,
     WindowStats,
 )
-from driftline.schemas.topics import Topics
 from driftline.streams.demo.bot import SupportBot, stable_only
 from driftline.streams.demo.corpus import load_corpus
 from driftline.streams.demo.scenario import Phase, Scenario
@@ -178,8 +177,8 @@ class Pipeline:
         self._measure = measure
         self._kafka = kafka
         self._clock = clock
-        self._topics = Topics(kafka.prefix)
-        self._partition = (murmur2(app.encode()) & 0x7FFFFFFF) % kafka.partitions  # as aiokafka's partitioner does
+        self._topics = kafka.topics
+        self._partition = home(app, kafka.partitions)
         self._types: dict[str, Any] = {
             self._topics.alerts: Alert,
             self._topics.rollbacks: RollbackSignal,
@@ -211,10 +210,11 @@ class Pipeline:
 
     async def advance(self, ts: int) -> list[Result]:
         """Write the tick, wait for everybody, and return what they published up to there, in order of time."""
-        tick = encode_event(Tick(ts=ts, source="demo"))
+        tick = Tick(ts=ts, source="demo")
         self._watermark = ts
         for partition in range(self._kafka.partitions):
-            await self._producer.send_and_wait(self._topics.events, tick, partition=partition)
+            value = encode_event(self._topics.controls.signed(tick, partition))
+            await self._producer.send_and_wait(self._topics.events, value, partition=partition)
         published = await self._until_worked_through(ts)
         results: list[Result] = []
         for topic, unread in self._unread.items():

@@ -14,10 +14,11 @@ from driftline.streams.embed.config import EmbedConfig
 from driftline.streams.embed.embedder import Embedded, Embedder, load_embedder
 from driftline.streams.embed.sampler import Sampler, SamplerState
 from driftline.streams.fold import Fold, FoldFactory, Output, Record
+from driftline.streams.intake import Intake
 
 ITEMS_PER_RECORD = 128  # a quarter of a megabyte of 384 dimensions; far below the topic's limit at 4,096 and long names
 
-LEFT_OUT = ("without_text", "not_sampled", "undecodable")  # the reasons that are counted
+LEFT_OUT = ("without_text", "not_sampled", "undecodable", "elsewhere")  # the reasons that are counted
 
 _Taken: TypeAlias = Trace | Release | Tick | BaselineSet
 
@@ -32,10 +33,19 @@ class EmbedFold:
     """Embeds prompt and response of the sampled traces. Releases, ticks and baselines go on in their place,
     after all that came before them."""
 
-    def __init__(self, config: EmbedConfig, topic: str, embedder: Embedder, snapshot: bytes | None = None) -> None:
+    def __init__(
+        self,
+        config: EmbedConfig,
+        topic: str,
+        embedder: Embedder,
+        snapshot: bytes | None = None,
+        intake: Intake | None = None,
+    ) -> None:
+        """`intake`: of the partition; None: over records that Driftline makes itself."""
         state = codec.unpack(snapshot, _State) if snapshot else _State(None, SamplerState())
         self._topic = topic
         self._embedder = embedder
+        self._intake = intake or Intake()
         self._excerpt_chars = config.excerpt_chars
         self._sampler = Sampler(config.sample, state.sampler)
         self._watermark = state.watermark
@@ -50,7 +60,7 @@ class EmbedFold:
         return self._counters
 
     async def absorb(self, records: Sequence[Record]) -> list[Output]:
-        taken = [item for record in records for item in self._take(record.value)]
+        taken = [item for record in records for item in self._take(record)]
         texts = [text for item in taken if isinstance(item, Trace) for text in (item.input_text, item.output_text)]
         embedded = iter(await self._embedder.embed(texts))
         items: list[EmbeddingEvent] = [
@@ -64,12 +74,14 @@ class EmbedFold:
     def snapshot(self) -> bytes:
         return codec.pack(_State(self._watermark, self._sampler.state(), dict(self._counters)))
 
-    def _take(self, value: bytes | None) -> list[_Taken]:
-        """What of a record goes on. What cannot be decoded is the archive's to report."""
+    def _take(self, record: Record) -> list[_Taken]:
+        """What of a record goes on. What cannot be decoded is the archive's to report; what is at home elsewhere comes
+        there, forwarded by the monitor."""
         taken: list[_Taken] = []
-        decoded = codec.decode_events(value)
-        self._counters["undecodable"] += sum(reject.count for reject in decoded.rejects)
-        for event in decoded.events:
+        found = self._intake(record)
+        self._counters["undecodable"] += found.rejects
+        self._counters["elsewhere"] += len(found.away)
+        for event in found.events:
             if isinstance(event, Trace):
                 if not _has_text(event.input_text) and not _has_text(event.output_text):
                     self._counters["without_text"] += 1
@@ -111,7 +123,7 @@ def embed_fold_factory(config: EmbedConfig, topics: Topics) -> FoldFactory:
     embedder = load_embedder(config)
 
     def create(partition: int, snapshot: bytes | None) -> Fold:
-        return EmbedFold(config, topics.embeddings, embedder, snapshot)
+        return EmbedFold(config, topics.embeddings, embedder, snapshot, Intake(topics, partition))
 
     return create
 

@@ -10,7 +10,7 @@ import numpy as np
 from driftline.detectors.config import DetectorsConfig
 from driftline.detectors.digests import Digests, digests
 from driftline.detectors.state import pack, unpack
-from driftline.schemas.codec import decode_events, encode
+from driftline.schemas.codec import encode
 from driftline.schemas.errors import PermanentError
 from driftline.schemas.events import MICROSECONDS, BaselineSet, Event, Release, Score, Tick, Trace
 from driftline.schemas.results import (
@@ -25,6 +25,7 @@ from driftline.schemas.results import (
 )
 from driftline.schemas.topics import Topics
 from driftline.streams.fold import Fold, FoldFactory, Output, Record
+from driftline.streams.intake import Intake
 from driftline.streams.monitor.analysis import Analysis
 from driftline.streams.monitor.columns import (
     NO_SCORES,
@@ -49,7 +50,8 @@ CHUNK = 1_000  # events that become columns together: enough for arrays to pay, 
 
 
 class MonitorFold:
-    """absorb: records → events → those not seen before → columns → windows, and pending until their tick.
+    """absorb: records → events → those at home here → those not seen before → columns → windows, and pending until
+    their tick. Events of apps at home in another partition are sent there, and not counted here.
     A tick closes windows, says what was left out, and gives the events whose time is complete to the detectors."""
 
     def __init__(
@@ -60,7 +62,9 @@ class MonitorFold:
         pricer: Pricer,
         snapshot: bytes | None,
         watch: type[Watch] = Watch,
+        partition: int | None = None,
     ) -> None:
+        """`partition`: of the events topic; None: over records that Driftline makes itself, of apps from anywhere."""
         state = load_state(snapshot, "monitor", VERSION)
         self._pricer = pricer
         self._publish = Publisher(topics)
@@ -68,6 +72,9 @@ class MonitorFold:
         self._tick_us = round(detectors.budget.tick_s * MICROSECONDS)
         self._watermark: int | None = state.get("watermark")
         self._undecodable: int = state.get("undecodable", 0)
+        self._forwarded: int = state.get("forwarded", 0)
+        self._adopted: int = state.get("adopted", 0)
+        self._intake = Intake(topics, partition)
         self._seen = RecentKeys(config.dedup, config.windows, state.get("seen"))
         self._left_out = LeftOuts(config.windows, state.get("left_out"))
         self._windows = Windows(config.windows, state.get("windows"))
@@ -86,6 +93,8 @@ class MonitorFold:
         """What was not counted, or not as long as it should have been."""
         return {
             "undecodable": self._undecodable,
+            "forwarded": self._forwarded,
+            "adopted": self._adopted,
             "repeated": self._seen.repeated,
             "too_late": self._left_out.too_late,
             "ahead_of_time": self._left_out.ahead_of_time,
@@ -105,6 +114,8 @@ class MonitorFold:
                 "version": VERSION,
                 "watermark": self._watermark,
                 "undecodable": self._undecodable,
+                "forwarded": self._forwarded,
+                "adopted": self._adopted,
                 "seen": self._seen.snapshot(),
                 "left_out": self._left_out.snapshot(),
                 "windows": self._windows.snapshot(),
@@ -120,8 +131,13 @@ class MonitorFold:
         outputs: list[Output] = []
         batch: list[Event] = []
         for record in records:
-            events, rejects = decode_events(record.value)
-            self._undecodable += sum(reject.count for reject in rejects)
+            events, rejects, adopted, away = self._intake(record)
+            self._undecodable += rejects
+            if adopted:
+                self._adopted += adopted
+            if away:
+                self._forwarded += len(away)
+                outputs += self._intake.forward(record.offset, away)
             if Tick not in map(type, events):
                 batch += events
                 if len(batch) >= CHUNK:
@@ -255,6 +271,6 @@ def monitor_fold_factory(config: MonitorConfig, detectors: DetectorsConfig, topi
     pricer = Pricer()
 
     def make(partition: int, snapshot: bytes | None) -> Fold:
-        return MonitorFold(config, detectors, topics, pricer, snapshot)
+        return MonitorFold(config, detectors, topics, pricer, snapshot, partition=partition)
 
     return make

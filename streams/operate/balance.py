@@ -147,6 +147,7 @@ class _Judge:
     def __init__(
         self, tally: Tally, stored: Stored, reaches: Mapping[int, Reach], grace_s: int, home: Callable[[str], int]
     ) -> None:
+        self._tally = tally
         self._touched = tally.touched
         self._stored = stored
         self._reaches = reaches
@@ -176,13 +177,18 @@ class _Judge:
     def is_closed(self, group: Group) -> bool:
         """Whether a tick absorbed after its last event has closed its window, and that tick's results are stored."""
         touched = self._touched.get(group, {})
-        return all(
+        homes = {self._tally.home(group.app, p) for p in self.partitions(group)}
+        return all(self._is_forwarded(p, offset, homes) for p, offset in touched.items() if p not in homes) and all(
             self._reaches[p].results_stored
             and (tick := self._ticks[p]) is not None
             and tick[0] > touched.get(p, -1)
             and tick[1] >= group.start + self._length
-            for p in self.partitions(group)
+            for p in homes
         )
+
+    def _is_forwarded(self, partition: int, offset: int, homes: Set[int]) -> bool:
+        """Whether what came there has also come home. (In order: with the last record, all before it.)"""
+        return all(self._tally.adopted.get((home, partition), -1) >= offset for home in homes)
 
     def knows_letter(self, place: Place) -> bool:
         reach = self._reaches.get(place.partition)

@@ -35,11 +35,14 @@ class Results:
         self._types = result_types(topics)
         self._batch_rows = batch_rows
         self._app = app
+        self._events = topics.events
         self._rows: dict[str, list[Row]] = {}
         self._size = 0
 
     async def take(self, outputs: Iterable[Output]) -> None:
         for output in outputs:
+            if output.topic == self._events:  # what was forwarded is in the log already
+                continue
             result: Result = decode(output.value, self._types[output.topic])
             if self._app is None or result.app == self._app:
                 table, row = result_row(result, result.revision)

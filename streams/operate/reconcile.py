@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import Literal, TypeAlias
 
 from aiokafka import TopicPartition
-from aiokafka.partitioner import DefaultPartitioner
 
 from driftline.schemas.codec import decode_events
 from driftline.schemas.events import MICROSECONDS
+from driftline.schemas.homes import home_among
 from driftline.schemas.results import result_types
 from driftline.streams.operate.balance import Balance, Reach, Stored, compare
 from driftline.streams.operate.log import Log
@@ -26,13 +26,6 @@ POLL_S = 0.5
 MONITOR = "monitor"
 
 
-def home_partition(app: str, partitions: int) -> int:
-    """Where aiokafka, and any Java producer, puts the records of this key."""
-    numbers = list(range(partitions))
-    found: int = DefaultPartitioner()(app.encode(), numbers, numbers)
-    return found
-
-
 async def reconcile(settings: Settings, selection: Selection, *, wait_s: float, tell: Tell) -> Balance:
     """Compare what the events topic holds with what ClickHouse has.
 
@@ -43,7 +36,7 @@ async def reconcile(settings: Settings, selection: Selection, *, wait_s: float, 
         partitions = await log.partitions(events)
         ahead = settings.monitor.windows.ahead_s * MICROSECONDS  # an event's time is not further ahead of its record's
         starts = await log.starts(partitions, None if selection.since is None else selection.since - ahead)
-        tally = Tally(selection)
+        tally = Tally(selection, settings.topics)
         born: dict[int, int] = {}
         reading = log.read(starts)
         async for tp, records in reading:
@@ -73,9 +66,7 @@ async def reconcile(settings: Settings, selection: Selection, *, wait_s: float, 
             await asyncio.to_thread(tally.touch, tp.partition, records)
     tell("comparing", 0, 1)
     grace = settings.monitor.windows.grace_s
-    return await asyncio.to_thread(
-        compare, tally, stored, reaches, grace, lambda app: home_partition(app, settings.kafka.partitions)
-    )
+    return await asyncio.to_thread(compare, tally, stored, reaches, grace, home_among(settings.kafka.partitions))
 
 
 def _ask(settings: Settings, tally: Tally, selection: Selection, born: Mapping[int, int]) -> Stored:

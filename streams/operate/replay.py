@@ -11,18 +11,19 @@ from aiokafka import TopicPartition
 
 from driftline.schemas.errors import ConfigError
 from driftline.schemas.events import MICROSECONDS
+from driftline.schemas.homes import home_among
 from driftline.schemas.results import result_types
 from driftline.sinks.clickhouse.client import Client, session
 from driftline.sinks.clickhouse.config import ClickHouseConfig
 from driftline.sinks.clickhouse.writer import Writer
 from driftline.streams.monitor.drift import DETECTORS as DRIFT
 from driftline.streams.monitor.drift import drift_fold_factory
-from driftline.streams.monitor.fold import monitor_fold_factory
+from driftline.streams.monitor.fold import MonitorFold, monitor_fold_factory
 from driftline.streams.operate.comparison import SHAPES, Comparison, Expectation, Rows, Table, compare
 from driftline.streams.operate.folds import Extent, FoldName, Results, run_over_events, run_over_log, stored_events
 from driftline.streams.operate.log import Log
 from driftline.streams.operate.progress import Absorbed, Roles
-from driftline.streams.operate.reconcile import home_partition
+from driftline.streams.pricing import Pricer
 from driftline.streams.settings import Settings
 
 Source: TypeAlias = Literal["kafka", "clickhouse"]
@@ -145,7 +146,7 @@ async def _from_log(settings: Settings, span: Span, results: Results, tell: Tell
             "The replay does not start where the log began, so detectors learn their baselines anew: "
             "evidence, alerts, rollbacks and breakers are shown and need not be equal."
         )
-    return Scope(span, _home(settings), expectations, notes, extents=extents)
+    return Scope(span, home_among(settings.kafka.partitions), expectations, notes, extents=extents)
 
 
 async def _absorbed(log: Log, settings: Settings, notes: list[str]) -> dict[tuple[FoldName, int], Absorbed]:
@@ -171,9 +172,9 @@ async def _absorbed(log: Log, settings: Settings, notes: list[str]) -> dict[tupl
 
 
 async def _from_tables(settings: Settings, span: Span, results: Results, tell: Tell) -> Scope:
-    windows, topics = settings.monitor.windows, settings.topics
+    windows, topics, pricer = settings.monitor.windows, settings.topics, Pricer()
     first = await asyncio.to_thread(_first_run, settings.clickhouse, span, windows.size_s)
-    home = _home(settings)
+    home = home_among(settings.kafka.partitions)
     closed: dict[int, int] = {}
     for app, end in first.ends.items():
         closed[home(app)] = max(end, closed.get(home(app), 0))
@@ -185,7 +186,7 @@ async def _from_tables(settings: Settings, span: Span, results: Results, tell: T
         stored_events(
             settings.clickhouse, span.app, since, until, until + windows.grace_s * MICROSECONDS + 2 * tick_us
         ),
-        monitor_fold_factory(settings.monitor, settings.detectors, topics),
+        lambda _, snapshot: MonitorFold(settings.monitor, settings.detectors, topics, pricer, snapshot),
         results,
         home=home,
         tick_us=tick_us,
@@ -281,7 +282,3 @@ def _within(column: str, span: Span) -> str:
     since = "1" if span.since is None else f"{column} >= fromUnixTimestamp64Micro({span.since})"
     until = "1" if span.until is None else f"{column} < fromUnixTimestamp64Micro({span.until})"
     return f"{since} AND {until}"
-
-
-def _home(settings: Settings) -> Callable[[str], int]:
-    return lambda app: home_partition(app, settings.kafka.partitions)

@@ -13,8 +13,10 @@ import numpy as np
 from aiokafka import ConsumerRecord
 from numpy.typing import NDArray
 
-from driftline.schemas.codec import decode_events
-from driftline.schemas.events import CONTROLS, MICROSECONDS, BaselineSet, Event, Release, Score, Tick, Trace
+from driftline.schemas.codec import decode_logged
+from driftline.schemas.events import CONTROLS, MICROSECONDS, BaselineSet, Event, Forwarded, Release, Score, Tick, Trace
+from driftline.schemas.homes import home
+from driftline.schemas.topics import Topics
 
 Kind: TypeAlias = Literal["trace", "score", "release"]
 
@@ -80,10 +82,14 @@ class _Column:
 
 
 class Tally:
-    def __init__(self, selection: Selection) -> None:
+    def __init__(self, selection: Selection, topics: Topics | None = None) -> None:
         self.selection = selection
+        topics = topics or Topics()
+        self._controls, self._homes = topics.controls, topics.homes
         self.events = 0  # copies included
         self.rejects: set[Place] = set()
+        self.forwarded = 0  # events at home in another partition than the one they came in, copies included
+        self.adopted: dict[tuple[int, int], int] = {}  # (home, partition) -> offset of the last record forwarded
         self.ticks: dict[int, list[tuple[int, int]]] = {}  # partition -> (offset, ts) of those that moved time on
         self.touched: dict[Group, dict[int, int]] = {}  # -> partition -> offset of the last record with such an event
         self._late: Counter[Group] = Counter()  # copies that came when their window took nothing any more
@@ -96,24 +102,37 @@ class Tally:
     def add(self, partition: int, records: Sequence[ConsumerRecord]) -> None:
         """The next records of a partition."""
         for record in records:
-            decoded = decode_events(record.value)
+            decoded = self._controls.decode(decode_logged, record.value, partition)
             for event in decoded.events:
                 if isinstance(event, Tick):
                     self._tick(partition, record.offset, event.ts)
                 elif isinstance(event, BaselineSet):
                     continue
+                elif isinstance(event, Forwarded):
+                    for adopted in self._adopt(partition, record.offset, event):
+                        self._late[adopted] += self._is_late(partition, adopted.start)
                 elif (group := self._touch(partition, record.offset, event)) is not None:
                     self._count(event, group.app)
-                    self._late[group] += self._is_late(partition, group.start)
+                    if self.home(group.app, partition) == partition:
+                        self._late[group] += self._is_late(partition, group.start)
+                    else:
+                        self.forwarded += 1
             if decoded.rejects and self._of_app(record.key):
                 self.rejects |= {Place(partition, record.offset, reject.index) for reject in decoded.rejects}
 
     def touch(self, partition: int, records: Sequence[ConsumerRecord]) -> None:
         """Records that came later: which groups they change is noted, and nothing is counted."""
         for record in records:
-            for event in decode_events(record.value).events:
-                if not isinstance(event, CONTROLS):
+            decoded = self._controls.decode(decode_logged, record.value, partition)
+            for event in decoded.events:
+                if isinstance(event, Forwarded):
+                    self._adopt(partition, record.offset, event)
+                elif not isinstance(event, CONTROLS):
                     self._touch(partition, record.offset, event)
+
+    def home(self, app: str, partition: int) -> int:
+        """Of an app met in that partition."""
+        return partition if self._homes is None else home(app, self._homes)
 
     def refuse(self, event: Event) -> None:
         """An event that ClickHouse refused: windows count it, tables do not have it."""
@@ -134,6 +153,13 @@ class Tally:
         ticks = self.ticks.get(partition)
         gone = start + (self.selection.size_s + self.selection.open_s) * MICROSECONDS
         return ticks is not None and gone <= ticks[-1][1]
+
+    def _adopt(self, partition: int, offset: int, forwarded: Forwarded) -> list[Group]:
+        """Events that are counted here, and were met where they came."""
+        source = (partition, forwarded.partition)
+        self.adopted[source] = max(forwarded.offset, self.adopted.get(source, -1))
+        found = (self._touch(partition, offset, event) for event in forwarded.events)
+        return [group for group in found if group is not None]
 
     def _touch(self, partition: int, offset: int, event: Trace | Score | Release) -> Group | None:
         start = self.selection.start_of(event.ts)

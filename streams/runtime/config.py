@@ -7,7 +7,10 @@ from aiokafka.helpers import create_ssl_context
 from pydantic import Field, SecretStr, model_validator
 
 from driftline.schemas.config import Config
-from driftline.schemas.topics import LARGE
+from driftline.schemas.errors import ConfigError
+from driftline.schemas.topics import LARGE, Topics
+
+SHORTEST_KEY = 16  # characters of a control key: nobody guesses 64 random bits
 
 
 class KafkaConfig(Config):
@@ -16,7 +19,11 @@ class KafkaConfig(Config):
 
     brokers: str = "127.0.0.1:9092"  # host:port, comma-separated; the embedded broker's own default
     prefix: str = Field(default="driftline", pattern=r"^[A-Za-z0-9._-]{1,100}$")  # of all topics and consumer groups
-    partitions: int = Field(default=4, ge=1)  # of every topic: the most workers a role can use; cannot shrink later
+    partitions: int = Field(default=4, ge=1)  # of every topic: the most workers a role can use; apps' homes among them
+    # Signs what Driftline itself writes into the events topic: the same for all roles and commands. At most one of the
+    # two; without, it is derived from the prefix, which keeps accidents out, not attackers.
+    control_key: SecretStr | None = None
+    control_key_file: Path | None = None
     replication: int = Field(default=1, ge=1)  # of new topics: 3 in production, 1 works on a single broker
     idempotent: bool = True  # exactly one copy per send on retries; the embedded broker has no idempotent producer
 
@@ -47,9 +54,35 @@ class KafkaConfig(Config):
     def _consistent(self) -> Self:
         if self.heartbeat_interval_s * 2 > self.session_timeout_s:
             raise ValueError("heartbeat_interval_s must be at most half of session_timeout_s")
+        if self.control_key is not None and self.control_key_file is not None:
+            raise ValueError("control_key and control_key_file are both set: leave one out")
+        if self.control_key is not None and len(self.control_key.get_secret_value()) < SHORTEST_KEY:
+            raise ValueError(f"control_key is shorter than {SHORTEST_KEY} characters: `openssl rand -hex 32` makes one")
         if self.security_protocol.startswith("SASL") and not (self.sasl_username and self.sasl_password):
             raise ValueError(f"security_protocol {self.security_protocol} needs sasl_username and sasl_password")
         return self
+
+    @property
+    def topics(self) -> Topics:
+        """:raises ConfigError: the key of control records cannot be read."""
+        return Topics(self.prefix, self.control_secret(), self.partitions)
+
+    def control_secret(self) -> bytes | None:
+        """What signs control records; None: derived from the prefix.
+
+        :raises ConfigError: the file cannot be read, or is no key.
+        """
+        if self.control_key is not None:
+            return self.control_key.get_secret_value().encode()
+        if self.control_key_file is None:
+            return None
+        try:
+            key = self.control_key_file.read_bytes().strip()
+        except OSError as error:
+            raise ConfigError(f"kafka.control_key_file {self.control_key_file}: {error.strerror}") from error
+        if len(key) < SHORTEST_KEY:
+            raise ConfigError(f"kafka.control_key_file {self.control_key_file}: shorter than {SHORTEST_KEY} bytes")
+        return key
 
     def for_embedded(self) -> Self:
         """The same for the embedded broker: it has no idempotent producer, its group joins take half the session

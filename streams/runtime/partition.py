@@ -153,7 +153,10 @@ class Partition:
         return [record for record in run.records if record.offset > self.offset]
 
     async def _publish(self, outputs: list[Output]) -> None:
-        for ack in await self._around.send(outputs, self.number):
+        acks = await self._around.send(outputs, self.number)
+        for output, ack in zip(outputs, acks, strict=True):
+            if output.partition not in (None, self.number):
+                continue  # `published` is of the partitions of this number
             self._published[ack.topic] = max(ack.offset, self._published.get(ack.topic, -1))
         metrics.put_out(self._name, (output.topic for output in outputs))
 

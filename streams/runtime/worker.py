@@ -298,7 +298,14 @@ class FaustRole:
         try:
             async with asyncio.timeout(2 * self._config.request_timeout_s):
                 acks = [
-                    await producer.send(output.topic, output.key, output.value, partition, timestamp=None, headers=None)
+                    await producer.send(
+                        output.topic,
+                        output.key,
+                        output.value,
+                        partition if output.partition is None else output.partition,
+                        timestamp=None,
+                        headers=None,
+                    )
                     for output in outputs
                 ]
                 return await asyncio.gather(*acks)
@@ -310,15 +317,19 @@ class FaustRole:
 
     async def _tick(self, ticker: Ticker) -> None:
         loop = asyncio.get_running_loop()
+        controls = self._topics.controls
         due = loop.time()
         while True:
             due = max(due + ticker.interval_s, loop.time())
             await asyncio.sleep(due - loop.time())
             mine = [tp.partition for tp in self._partitions if tp.topic == self._topics.events]
             if mine:
-                value = encode_event(Tick(ts=ticker.clock.now(), source=self.name))
+                tick = Tick(ts=ticker.clock.now(), source=self.name)
                 await asyncio.gather(
-                    *(self._send([Output(self._topics.events, None, value)], number) for number in mine)
+                    *(
+                        self._send([Output(self._topics.events, None, encode_event(controls.signed(tick, n)))], n)
+                        for n in mine
+                    )
                 )
 
 

@@ -234,8 +234,11 @@ class Traffic:
         return self._random.sample(self._sent, k=min(len(self._sent), 2))
 
     def _ticks(self, ts: int) -> list[Record]:
-        value = encode_event(Tick(ts=ts))
-        return [Record(None, value, partition) for partition in range(self.config.partitions)]
+        controls = self.config.topics.controls
+        return [
+            Record(None, encode_event(controls.signed(Tick(ts=ts), partition)), partition)
+            for partition in range(self.config.partitions)
+        ]
 
     # Sending.
 

@@ -14,7 +14,7 @@ import msgspec
 from aiokafka.structs import ConsumerRecord
 
 from driftline.detectors.config import DetectorsConfig
-from driftline.schemas.codec import decode_events
+from driftline.schemas.codec import decode_logged
 from driftline.schemas.events import CONTROLS, Release, Score, Trace
 from driftline.streams.monitor.config import MonitorConfig
 from driftline.streams.monitor.fold import monitor_fold_factory
@@ -96,8 +96,8 @@ def _stored(
     places: dict[Place, Trace | Score | Release] = {}
     letters: Rows = {}
     for record in records:
-        decoded = decode_events(record.value)
-        for event, index in zip(decoded.events, decode_events.indexes(record.value), strict=True):
+        decoded = decode_logged(record.value)
+        for event, index in zip(decoded.events, decode_logged.indexes(record.value), strict=True):
             if isinstance(event, CONTROLS):
                 continue
             places[record.topic, record.partition, record.offset, index] = event

@@ -99,7 +99,7 @@ async def test_events_and_results_arrive_once(kafka: Kafka, clickhouse: ClickHou
         for _ in range(2):  # a producer that retries
             await kafka.send(topics.events, encode_event(trace(0, request_model="known")))
             await kafka.send(topics.events, encode_events([trace(n) for n in range(1, 100)]), partition=1)
-            await kafka.send(topics.events, encode_events([score, release, Tick(ts=TS), fitted]))
+            await kafka.send_events([score, release, Tick(ts=TS), fitted])
             for topic, result in zip(
                 (
                     *(topics.windows, topics.windows, topics.evidence, topics.alerts),

@@ -204,9 +204,9 @@ def test_batching_and_restarts_change_nothing(values: list[bytes | None], cuts: 
 
 async def test_it_counts_what_it_leaves_out_as_a_part_of_its_state() -> None:
     it = fold(sample=SampleConfig(rate=1.0, budget=1))
-    assert it.counters == {"without_text": 0, "not_sampled": 0, "undecodable": 0}
+    assert it.counters == {"without_text": 0, "not_sampled": 0, "undecodable": 0, "elsewhere": 0}
     await it.absorb(event_records(*(trace(number) for number in range(3)), trace(9, input_text=" ", output_text="")))
-    left_out = {"without_text": 1, "not_sampled": 2, "undecodable": 0}
+    left_out = {"without_text": 1, "not_sampled": 2, "undecodable": 0, "elsewhere": 0}
     assert it.counters == left_out
     again = fold(it.snapshot())
     assert again.counters == left_out

@@ -10,6 +10,7 @@ from pydantic import SecretStr
 
 from driftline.schemas.codec import encode, encode_event, encode_events
 from driftline.schemas.events import MICROSECONDS, Event, Score, Tick, Trace
+from driftline.schemas.homes import home
 from driftline.schemas.results import Progress
 from driftline.sinks.clickhouse.client import connect
 from driftline.sinks.clickhouse.config import ClickHouseConfig
@@ -18,7 +19,6 @@ from driftline.sinks.clickhouse.migrate import migrate
 from driftline.streams.archive import run_archive
 from driftline.streams.fold import Fold
 from driftline.streams.monitor.fold import monitor_fold_factory
-from driftline.streams.operate.reconcile import home_partition
 from driftline.streams.pricing import Pricer
 from driftline.streams.settings import Settings
 from tests.brokers import Broker, Kafka, eventually
@@ -51,7 +51,7 @@ class Pipeline:
         self._published: dict[int, dict[str, int]] = {p: {} for p in self._folds}
 
     def home(self, app: str) -> int:
-        return home_partition(app, self.kafka.config.partitions)
+        return home(app, self.kafka.config.partitions)
 
     async def send(self, events: Sequence[Event], app: str = "bot") -> None:
         await self.send_raw(encode_events(list(events)), app)
@@ -61,7 +61,8 @@ class Pipeline:
 
     async def tick(self, second: float) -> None:
         for partition in self._folds:
-            await self._send(encode_event(Tick(ts=START + round(second * MICROSECONDS))), partition)
+            tick = Tick(ts=START + round(second * MICROSECONDS))
+            await self._send(encode_event(self.kafka.topics.controls.signed(tick, partition)), partition)
 
     async def _send(self, value: bytes, partition: int, key: bytes | None = None) -> None:
         """In order, and there after `flush`."""

@@ -1,38 +1,20 @@
 """The `driftline` command."""
 
 import asyncio
-import logging
-import sys
 from pathlib import Path
 from typing import Literal
 
 import click
 import msgspec
-from rich.console import Console
-from rich.logging import RichHandler
 from rich.table import Table
 
-from driftline.schemas.errors import ConfigError, DriftlineError
 from driftline.streams.baselines.commands import baseline_group
+from driftline.streams.logs import set_up
 from driftline.streams.operate.commands import dlq_group, reconcile_command, replay_command, settings_of
 from driftline.streams.report.commands import report_command
 from driftline.streams.roles import ROLES
 from driftline.streams.settings import Settings, load_settings
-from driftline.streams.supervisor import EXIT_CONFIG
-
-console = Console()
-errors = Console(stderr=True)
-
-
-class Cli(click.Group):
-    """Expected failures are one line and an exit code, not a traceback."""
-
-    def invoke(self, ctx: click.Context) -> object:
-        try:
-            return super().invoke(ctx)
-        except DriftlineError as error:
-            errors.print(f"[bold red]driftline:[/] {error}", highlight=False, soft_wrap=True)
-            ctx.exit(EXIT_CONFIG if isinstance(error, ConfigError) else 1)
+from driftline.streams.terminal import Cli, console
 
 
 @click.group(cls=Cli, context_settings={"help_option_names": ["-h", "--help"]})
@@ -46,12 +28,7 @@ class Cli(click.Group):
 @click.pass_context
 def main(ctx: click.Context, config: Path | None, verbose: bool) -> None:
     """Streaming telemetry for LLM applications: drift, quality, cost and rollback signals over Kafka."""
-    level = logging.DEBUG if verbose else logging.INFO
-    if sys.stderr.isatty():
-        logging.basicConfig(level=level, format="%(message)s", handlers=[RichHandler(console=errors, show_path=False)])
-    else:
-        logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("aiokafka").setLevel(logging.WARNING)
+    set_up(verbose=verbose, libraries=ctx.invoked_subcommand in ("worker", "up", "demo"))
     ctx.obj = config
 
 

@@ -27,6 +27,7 @@ from driftline.streams.health import HealthConfig
 from driftline.streams.judge import JudgeConfig
 from driftline.streams.monitor.config import MonitorConfig
 from driftline.streams.poison import ArchiveConfig
+from driftline.streams.redact import remember
 from driftline.streams.runtime.config import KafkaConfig
 
 PREFIX = "DRIFTLINE_"
@@ -97,11 +98,13 @@ def load_settings(path: Path | None = None) -> Settings:
             raise ConfigError(f"{path}: not valid TOML: {error}") from error
     _refuse_unknown_environment()
     try:
-        return Settings(**values)
+        settings = Settings(**values)
     except ValidationError as error:
         where = f"{path} or environment" if path else "environment"
         problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False)]
         raise ConfigError(f"{where}: " + "; ".join(problems)) from error
+    remember(settings)
+    return settings
 
 
 def _refuse_unknown_environment() -> None:

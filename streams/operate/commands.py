@@ -8,7 +8,7 @@ from typing import IO, Any, Literal
 
 import click
 import msgspec
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from driftline.schemas.clock import SystemClock
@@ -18,9 +18,7 @@ from driftline.streams.operate.letters import Filter, Letter, judge, read_letter
 from driftline.streams.operate.times import parse_time, show_time
 from driftline.streams.running import with_running_stack
 from driftline.streams.settings import Settings, load_settings
-
-console = Console()
-errors = Console(stderr=True)
+from driftline.streams.terminal import console, errors
 
 
 class Time(click.ParamType):

@@ -10,13 +10,13 @@ from driftline.schemas.clock import SystemClock
 from driftline.streams.operate.commands import (
     Time,
     check_order,
-    errors,
     json_option,
     report,
     settings_of,
     since_option,
     until_option,
 )
+from driftline.streams.terminal import errors
 
 
 @click.command("report")

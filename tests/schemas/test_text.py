@@ -70,7 +70,7 @@ def test_a_terminal_shows_text_and_obeys_nothing(text: str) -> None:
 def test_html_shows_text(text: str) -> None:
     found: list[str] = []
     parser = HTMLParser()
-    parser.handle_data = found.append  # type: ignore[method-assign]
+    parser.handle_data = found.append  # type: ignore[method-assign, assignment]
     parser.handle_starttag = lambda tag, attrs: pytest.fail(f"<{tag}>")  # type: ignore[method-assign]
     parser.feed(for_html(text))
     parser.close()

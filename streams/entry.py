@@ -1,0 +1,15 @@
+"""Where `driftline` begins: Ctrl-C ends it without a traceback while it still imports the rest."""
+
+import signal
+
+
+def main() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from driftline.streams.cli import main as command
+
+    signal.signal(signal.SIGINT, before)
+    command()
+
+
+if __name__ == "__main__":
+    main()

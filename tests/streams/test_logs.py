@@ -1,0 +1,50 @@
+import logging
+
+import pytest
+
+from driftline.streams.logs import Repeats, SafeFormatter, without
+from tests.hostile import TEXTS, obeyed
+
+
+def record(name: str, message: str, *args: object) -> logging.LogRecord:
+    return logging.LogRecord(name, logging.ERROR, __file__, 1, message, args, None)
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_a_record_is_one_line_whatever_it_says(text: str) -> None:
+    line = SafeFormatter("%(name)s %(message)s").format(record("driftline", "refused: %s", text))
+    assert len(line.splitlines()) == 1
+    assert obeyed(line) == ""
+    assert len(line) < 9_000
+
+
+def test_a_traceback_keeps_its_lines_and_nothing_else() -> None:
+    try:
+        raise ValueError("\x1b[2J")
+    except ValueError as error:
+        entry = record("driftline", "it failed")
+        entry.exc_info = (type(error), error, error.__traceback__)
+    text = SafeFormatter("%(message)s").format(entry)
+    assert text.startswith("it failed\nTraceback")
+    assert obeyed(text, keep="\n") == ""
+
+
+def test_libraries_repeat_themselves_at_growing_intervals() -> None:
+    now = [0.0]
+    repeats = Repeats(lambda: now[0])
+    heard = []
+    for second in range(100):
+        now[0] = float(second)
+        for _ in range(5):
+            entry = record("aiokafka.conn", "Unable to connect to %s", second)
+            if repeats.filter(entry):
+                heard.append((second, entry.getMessage()))
+    assert [at for at, _ in heard] == [0, 10, 30, 70]
+    assert heard[1][1] == "Unable to connect to 10 [49 more like this]"
+    assert all(repeats.filter(record("driftline.streams", "same")) for _ in range(10))
+
+
+def test_a_library_is_silent_while_we_speak_for_it() -> None:
+    with without("aiokafka"):
+        assert not Repeats().filter(record("aiokafka.conn", "x"))
+    assert Repeats().filter(record("aiokafka.conn", "x"))

@@ -18,6 +18,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 from driftline.producers.config import ProducerConfig
 from driftline.producers.kafka import STOP_TIMEOUT_S, client_options
 from driftline.producers.loop_thread import LoopThread
+from driftline.schemas.batches import bounded_batches
 from driftline.schemas.codec import DecodeError, decode
 from driftline.schemas.results import BreakerSignal, RollbackSignal
 from driftline.schemas.topics import Topics
@@ -80,6 +81,7 @@ class SignalListener:
         consumer = AIOKafkaConsumer(
             self._rollbacks,
             self._breakers,
+            value_deserializer=bounded_batches,
             **client_options(self._config),
             group_id=None,
             enable_auto_commit=False,

@@ -30,6 +30,8 @@ MAX_REJECTS = 100  # of a record, each with its reason; more are one reject, whi
 MAX_REASON = 500  # characters: a reason may quote the value
 EXPLAINED = 64 * 1024  # bytes of an element that are parsed once more to say where it is wrong
 
+_UNREADABLE = b"\0driftline: unreadable batch\0"  # never the beginning of JSON or MessagePack that is taken
+
 _SPACE = b" \t\n\r"
 _SHORTEST = 36  # bytes: `{"type":"tick","ts":1793606400000000}` is the shortest event
 _LONE_SURROGATE = re.compile(rb"(?<!\\)(?:\\\\)*\\u(?:d[89ab]..(?!\\ud[c-f])|d[c-f])", re.IGNORECASE)
@@ -85,6 +87,8 @@ class EventDecoder(Generic[E]):
     def _salvage(self, value: bytes) -> tuple[Decoded[E], list[int]]:
         if not value:
             return _refused(value, "empty record: expected a JSON object or an array of them")
+        if value.startswith(_UNREADABLE):
+            return _refused(value, *_what_was_unreadable(value))
         if len(value) > LARGE:
             return _refused(value, f"a record of {len(value)} bytes: at most {LARGE}")
         text = _utf8(value).strip(_SPACE)
@@ -160,8 +164,19 @@ decode_logged: EventDecoder[Logged] = EventDecoder(Logged)
 _TOO_DEEP = f"nested more than {MAX_DEPTH} deep"
 
 
-def _refused(value: bytes, reason: str) -> tuple[Decoded[Any], list[int]]:
-    return Decoded([], [Reject(-1, bounded(reason), value)]), []
+def unreadable(reason: str, records: int) -> bytes:
+    """In place of the value of a record: so many records of a batch that could not be read. Every decoder refuses it,
+    with the reason."""
+    return b"%b%d %b" % (_UNREADABLE, records, bounded(reason).encode())
+
+
+def _what_was_unreadable(value: bytes) -> tuple[str, int]:
+    count, _, reason = value.removeprefix(_UNREADABLE).partition(b" ")
+    return reason.decode(errors="replace"), int(count) if count.isdigit() and len(count) < 10 else 1
+
+
+def _refused(value: bytes, reason: str, count: int = 1) -> tuple[Decoded[Any], list[int]]:
+    return Decoded([], [Reject(-1, bounded(reason), value, count)]), []
 
 
 def is_deep(value: bytes, elements: int, depth: int = MAX_DEPTH) -> bool:
@@ -285,7 +300,7 @@ def decode(value: bytes | None, type_: type[T]) -> T:
     try:
         return msgspec.json.decode(value or b"", type=type_)
     except Exception as error:  # any error of any parser
-        raise _not_a(type_, error) from error
+        raise _not_a(type_, value, error) from error
 
 
 def pack(value: Any) -> bytes:
@@ -298,7 +313,7 @@ def unpack(value: bytes, type_: type[T]) -> T:
     try:
         return msgspec.msgpack.decode(value, type=type_)
     except Exception as error:  # any error of any parser
-        raise _not_a(type_, error) from error
+        raise _not_a(type_, value, error) from error
 
 
 def decode_embeddings(value: bytes | None) -> list[EmbeddingEvent]:
@@ -309,7 +324,7 @@ def decode_embeddings(value: bytes | None) -> list[EmbeddingEvent]:
     try:
         return _embeddings.decode(value or b"")
     except Exception as error:  # any error of any parser
-        raise DecodeError(bounded(f"not a list of embeddings and ticks: {error}")) from error
+        raise _not_a("list of embeddings and ticks", value, error) from error
 
 
 def embeddings_in(value: bytes | None) -> Decoded[EmbeddingEvent]:
@@ -320,5 +335,9 @@ def embeddings_in(value: bytes | None) -> Decoded[EmbeddingEvent]:
         return Decoded([], [Reject(-1, str(error), value or b"")])
 
 
-def _not_a(type_: Any, error: Exception) -> DecodeError:
-    return DecodeError(bounded(f"not a {getattr(type_, '__name__', type_)}: {error}"))
+def _not_a(type_: Any, value: bytes | None, error: Exception) -> DecodeError:
+    if value and value.startswith(_UNREADABLE):
+        return DecodeError(bounded(_what_was_unreadable(value)[0]))
+    return DecodeError(
+        bounded(f"not a {type_ if isinstance(type_, str) else getattr(type_, '__name__', type_)}: {error}")
+    )

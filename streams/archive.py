@@ -19,6 +19,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListen
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError, KafkaTimeoutError
 from tenacity import AsyncRetrying, before_sleep_log, retry_if_exception, wait_random_exponential
 
+from driftline.schemas.batches import bounded_batches
 from driftline.schemas.clock import Clock, SystemClock
 from driftline.schemas.codec import DecodeError, Reject, bounded, decode, decode_logged, encode
 from driftline.schemas.events import CONTROLS, Trace
@@ -371,6 +372,7 @@ async def _archive(
     poison = PoisonWatch(config.poison_limit)
     health.right(CLICKHOUSE)
     consumer = AIOKafkaConsumer(
+        value_deserializer=bounded_batches,
         group_id=f"{topics.prefix}.archive",
         # ClickHouse may be away for hours. Heartbeats alone say that this member lives, so it keeps its partitions.
         max_poll_interval_ms=FOREVER_MS,

@@ -16,6 +16,7 @@ from typing import Any, Self, TypeAlias
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from driftline.producers import BreakerState, CanaryRouter, Tracer
+from driftline.schemas.batches import bounded_batches
 from driftline.schemas.clock import Clock, SystemClock
 from driftline.schemas.codec import decode, encode_event
 from driftline.schemas.errors import DriftlineError
@@ -195,7 +196,11 @@ class Pipeline:
         options = self._kafka.client_options()
         self._producer = AIOKafkaProducer(**options, **self._kafka.producer_options(linger_ms=0))
         self._consumer = AIOKafkaConsumer(
-            **options, enable_auto_commit=False, group_id=None, fetch_max_wait_ms=self._kafka.fetch_max_wait_ms
+            value_deserializer=bounded_batches,
+            **options,
+            enable_auto_commit=False,
+            group_id=None,
+            fetch_max_wait_ms=self._kafka.fetch_max_wait_ms,
         )
         await self._producer.start()
         await self._consumer.start()

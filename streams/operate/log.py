@@ -7,6 +7,7 @@ from typing import Self, TypeVar
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
+from driftline.schemas.batches import bounded_batches
 from driftline.schemas.errors import RetryableError
 from driftline.streams.runtime.admin import require_topics
 from driftline.streams.runtime.config import KafkaConfig
@@ -75,6 +76,7 @@ class Log:
 
     def _new_consumer(self, group: str | None = None) -> AIOKafkaConsumer:
         return AIOKafkaConsumer(
+            value_deserializer=bounded_batches,
             group_id=group,
             enable_auto_commit=False,
             auto_offset_reset="none",  # a beginning deleted while it is read must not go unnoticed

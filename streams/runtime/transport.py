@@ -24,6 +24,7 @@ from faust.tables.manager import TableManager
 from faust.transport.drivers import aiokafka as driver
 from faust.types.tuples import TP, ConsumerMessage
 
+from driftline.schemas.batches import bounded_batches
 from driftline.streams.fold import Record
 from driftline.streams.runtime.config import KafkaConfig
 
@@ -130,6 +131,7 @@ class Thread(driver.AIOKafkaConsumerThread):
     def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:
         kafka = self.app.kafka
         return AIOKafkaConsumer(
+            value_deserializer=bounded_batches,
             group_id=self.app.conf.id,
             client_id=self.app.conf.id,
             partition_assignment_strategy=[RoundRobinPartitionAssignor],

@@ -26,6 +26,7 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import RecordMetadata
 from faust.types.tuples import TP
 
+from driftline.schemas.batches import bounded_batches
 from driftline.schemas.clock import Clock, SystemClock
 from driftline.schemas.codec import encode_event
 from driftline.schemas.errors import DriftlineError, RetryableError
@@ -246,6 +247,7 @@ class FaustRole:
     @asynccontextmanager
     async def _reader(self) -> AsyncIterator[AIOKafkaConsumer]:
         consumer = AIOKafkaConsumer(
+            value_deserializer=bounded_batches,
             **self._config.client_options(),
             enable_auto_commit=False,
             auto_offset_reset="earliest",

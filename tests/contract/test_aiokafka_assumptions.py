@@ -68,6 +68,11 @@ def test_every_consumer_commits_by_itself() -> None:
         assert "group_options()" in text or "enable_auto_commit=False" in text, where
 
 
+def test_every_consumer_bounds_its_batches() -> None:
+    for where, call in calls("AIOKafkaConsumer"):
+        assert "value_deserializer=bounded_batches" in ast.unparse(call), where
+
+
 def test_a_wrong_sequence_number_is_an_error_that_we_hear_of() -> None:
     assert issubclass(OutOfOrderSequenceNumber, KafkaError)
     send = inspect.getsource(worker.FaustRole._send)

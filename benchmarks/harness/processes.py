@@ -100,6 +100,10 @@ class Worker:
         return self.process.pid
 
     @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    @property
     def ready(self) -> bool:
         self.check()
         return self._ready.exists()

@@ -49,13 +49,20 @@ def broker(name: BrokerName, partitions: int) -> Iterator[tuple[KafkaConfig, int
 
 
 def role(
-    name: str, kafka: KafkaConfig, folder: Path, called: str = "", *, clickhouse: ClickHouseConfig | None = None
+    name: str,
+    kafka: KafkaConfig,
+    folder: Path,
+    called: str = "",
+    *,
+    clickhouse: ClickHouseConfig | None = None,
+    ticks: bool = False,
 ) -> Worker:
-    """As `driftline worker` runs it in production, with default settings."""
+    """As `driftline worker` runs it in production, with default settings. `ticks`: the monitor writes the wall clock
+    into the log; otherwise the traffic carries its own."""
     values = kafka.model_dump(mode="json", exclude_none=True)
     env = {
         **{f"DRIFTLINE_KAFKA__{key.upper()}": str(value) for key, value in values.items()},
-        "DRIFTLINE_TICKS__ENABLED": "false",  # the traffic carries its own
+        "DRIFTLINE_TICKS__ENABLED": str(ticks).lower(),
         "DRIFTLINE_HEALTH__PORT": "0",  # any that is free
     }
     if clickhouse is not None:
@@ -71,8 +78,8 @@ class Services:
     folder: Path
     pids: Mapping[str, int]
 
-    def role(self, name: str) -> Worker:
-        return role(name, self.kafka, self.folder, clickhouse=self.clickhouse)
+    def role(self, name: str, *, ticks: bool = False) -> Worker:
+        return role(name, self.kafka, self.folder, clickhouse=self.clickhouse, ticks=ticks)
 
     def bare(self) -> Worker:
         argv = [

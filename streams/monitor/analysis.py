@@ -22,15 +22,14 @@ from driftline.streams.monitor.columns import (
     Bools,
     Integers,
     Scores,
-    ScoreSeries,
     Traces,
-    TraceSeries,
     first_seen,
     rows,
 )
 from driftline.streams.monitor.config import MonitorConfig
 from driftline.streams.monitor.contributors import Contributors
 from driftline.streams.monitor.incidents import Incidents
+from driftline.streams.monitor.names import ScoreSeries, TraceSeries
 from driftline.streams.monitor.new_codes import NewCodes
 from driftline.streams.monitor.rollouts import Promotions, left_traffic
 from driftline.streams.monitor.rules.board import Board

@@ -10,7 +10,8 @@ from driftline.detectors.breaker import BreakerKey, Breakers
 from driftline.detectors.config import BreakerConfig
 from driftline.schemas.ids import stable_id
 from driftline.schemas.results import BreakerSignal
-from driftline.streams.monitor.columns import Traces, TraceSeries
+from driftline.streams.monitor.columns import Traces
+from driftline.streams.monitor.names import OTHER, TraceSeries
 
 
 def is_client_error(error_type: str) -> bool:
@@ -34,10 +35,10 @@ class ProviderBreakers:
         failed = np.flatnonzero(traces.failed)
         kinds = Counter(zip(traces.series[failed].tolist(), traces.error_type[failed].tolist(), strict=True))
         for number, count in enumerate(np.bincount(traces.series).tolist()):
-            if count and names[number].provider:
+            if count and _has_breaker(names[number]):
                 requests[_key(names[number])] += count
         for (number, error_type), count in kinds.items():
-            if names[number].provider:
+            if _has_breaker(names[number]):
                 (requests.subtract if is_client_error(error_type) else errors.update)({_key(names[number]): count})
         counts = {key: (n, errors[key]) for key, n in requests.items() if n}
         return [
@@ -56,6 +57,11 @@ class ProviderBreakers:
             )
             for change in self._breakers.update(counts, now)
         ]
+
+
+def _has_breaker(series: TraceSeries) -> bool:
+    """Many providers that count together are none that could be left out of traffic."""
+    return series.provider not in ("", OTHER)
 
 
 def _key(series: TraceSeries) -> BreakerKey:

@@ -11,7 +11,8 @@ from driftline.detectors.config import CanaryConfig
 from driftline.schemas.events import Release
 from driftline.schemas.ids import stable_id
 from driftline.schemas.results import RollbackSignal
-from driftline.streams.monitor.columns import Bools, Integers, Scores, ScoreSeries, Traces, TraceSeries, rows
+from driftline.streams.monitor.columns import Bools, Integers, Scores, Traces, rows
+from driftline.streams.monitor.names import ScoreSeries, TraceSeries
 from driftline.streams.monitor.rollouts import Unproven
 
 NANO = 1_000_000_000

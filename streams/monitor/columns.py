@@ -11,48 +11,13 @@ from numpy.typing import NDArray
 from driftline.detectors.base import Floats, State
 from driftline.detectors.digests import Digests, digests
 from driftline.schemas.events import Score, Trace
+from driftline.streams.monitor.config import LimitsConfig
+from driftline.streams.monitor.names import ErrorTypes, Names, ScoreSeries, TraceSeries
 from driftline.streams.pricing import UNKNOWN, Tokens
 
 Integers = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 Strings = NDArray[np.object_]
-
-
-class TraceSeries(NamedTuple):
-    """What many traces have in common."""
-
-    app: str
-    release: str
-    provider: str
-    request_model: str
-    response_model: str
-
-    @property
-    def model(self) -> str:
-        return self.response_model or self.request_model
-
-
-class ScoreSeries(NamedTuple):
-    app: str
-    release: str
-    name: str
-    model: str
-
-
-S = TypeVar("S", TraceSeries, ScoreSeries)
-
-
-class Names(dict[tuple[str, ...], int], Generic[S]):
-    """Numbers of series in order of appearance: meaningful in this process only, and never a part of a result."""
-
-    def __init__(self, kind: type[S]) -> None:
-        self._kind: type[S] = kind
-        self.names: list[S] = []
-
-    def __missing__(self, key: tuple[str, ...]) -> int:
-        number = self[key] = len(self)
-        self.names.append(self._kind(*key))
-        return number
 
 
 class Traces(NamedTuple):
@@ -86,6 +51,7 @@ class Scores(NamedTuple):
 
 
 C = TypeVar("C", Traces, Scores)
+S = TypeVar("S", TraceSeries, ScoreSeries)
 Columns = TypeVar("Columns", bound=tuple[Any, ...])
 
 
@@ -99,10 +65,17 @@ def join(parts: Sequence[Columns]) -> Columns:
 
 
 def trace_columns(
-    traces: Sequence[Trace], ts: Integers, key: Digests, names: Names[TraceSeries], price: Callable[..., Integers]
+    traces: Sequence[Trace],
+    ts: Integers,
+    key: Digests,
+    names: Names[TraceSeries],
+    error_types: ErrorTypes,
+    price: Callable[..., Integers],
 ) -> tuple[Traces, Tokens]:
     """`price`: what `Pricer.costs_nanousd` is."""
-    series = np.array(list(map(names.__getitem__, map(_trace_series, traces))), np.int64)
+    keys = list(map(_trace_series, traces))
+    series = names.numbers(keys)
+    known = error_types.known
     tokens = Tokens(
         integers([t.input_tokens for t in traces]),
         integers([t.output_tokens for t in traces]),
@@ -118,14 +91,16 @@ def trace_columns(
         user=np.array([t.user_id for t in traces], np.object_),
         share=floats([t.canary_share for t in traces]),
         failed=np.array([t.status == "error" for t in traces], np.bool_),
-        error_type=np.array([t.error_type for t in traces], np.object_),
+        error_type=np.array(
+            [known(t.app, t.error_type) if t.error_type and t.status == "error" else "" for t in traces], np.object_
+        ),
         finish_reason=np.array([t.finish_reasons[0] if t.finish_reasons else "" for t in traces], np.object_),
         input_tokens=_cut(tokens.input),
         output_tokens=_cut(tokens.output),
         counted=(tokens.input != UNKNOWN) & (tokens.output != UNKNOWN),
         latency=floats([t.latency_ms for t in traces]),
         ttft=floats([t.ttft_ms for t in traces]),
-        nanousd=price(traces, series, names.names, tokens, floats([t.cost_usd for t in traces])),
+        nanousd=price(traces, *names.apart(keys, series), tokens, floats([t.cost_usd for t in traces])),
     )
     return columns, tokens
 
@@ -134,7 +109,7 @@ def score_columns(scores: Sequence[Score], ts: Integers, key: Digests, names: Na
     return Scores(
         ts=ts,
         tie=key.astype(np.uint32),
-        series=np.array(list(map(names.__getitem__, map(_score_series, scores))), np.int64),
+        series=names.numbers(map(_score_series, scores)),
         session=digests([s.conversation_id for s in scores]),
         user=np.array([s.user_id for s in scores], np.object_),
         share=floats([s.canary_share for s in scores]),
@@ -204,19 +179,22 @@ def first_seen(numbers: Integers) -> list[int]:
 class Pending(Generic[C, S]):
     """Events that wait for their tick, in chunks, with the names of their series."""
 
-    def __init__(self, empty: C, kind: type[S], state: State | None = None) -> None:
+    def __init__(self, empty: C, kind: type[S], limits: LimitsConfig, state: State | None = None) -> None:
+        state = state or {}
         self._empty: C = empty
-        self._kind: type[S] = kind
+        self.names: Names[S] = Names(kind, limits, state.get("names"))
         self._chunks: list[C] = []
-        self.names: Names[S] = Names(kind)
-        if state is not None:
-            self._load(state)
+        if state:
+            columns = {name: np.array(state["columns"][name], c.dtype) for name, c in empty._asdict().items()}
+            self.add(type(empty)(**columns))
 
     def add(self, columns: C) -> None:
-        self._chunks.append(columns)
+        """Those of them that detectors look at."""
+        watched = self.names.watched(columns.series)
+        self._chunks.append(columns if watched is None else rows(columns, watched))
 
-    def take(self, until: int) -> C:
-        """Those before `until`, in canonical order: by time, then by key."""
+    def take(self, until: int, now: int) -> C:
+        """Those before `until`, in canonical order: by time, then by key. now: the tick."""
         taken: list[C] = []
         kept: list[C] = []
         for chunk in self._chunks:
@@ -229,40 +207,31 @@ class Pending(Generic[C, S]):
             else:
                 kept.append(chunk)
         self._chunks = [join(kept)] if kept and sum(len(chunk.ts) for chunk in kept) < _SMALL else kept
-        if not taken:
-            return self._empty
-        columns = join(taken)
+        columns = join(taken) if taken else self._empty
+        self.names.tick(now, columns.series)
         return rows(columns, np.lexsort((columns.tie, columns.ts)))
 
-    def forget_names(self) -> None:
-        """Keep only the names in use, if there are many."""
-        if len(self.names) > _MANY:
-            state = self.snapshot()
-            self._chunks, self.names = [], Names(self._kind)
-            self._load(state)
+    def forget_idle(self) -> None:
+        """Names without events for long. To be called at ticks."""
+        numbers = self.names.sweep([chunk.series for chunk in self._chunks])
+        if numbers is not None:
+            self._chunks = [chunk._replace(series=numbers[chunk.series]) for chunk in self._chunks]
 
     def snapshot(self) -> State:
         columns = join(self._chunks) if self._chunks else self._empty
-        used, series = np.unique(columns.series, return_inverse=True)
         return {
-            "names": [list(self.names.names[number]) for number in used.tolist()],
+            "names": self.names.snapshot(),
             "columns": {
                 name: column.tolist() if column.dtype == np.object_ else column
-                for name, column in columns._replace(series=series)._asdict().items()
+                for name, column in columns._asdict().items()
             },
         }
 
-    def _load(self, state: State) -> None:
-        numbers = np.array([self.names[tuple(name)] for name in state["names"]], np.int64)
-        columns = dict(state["columns"])
-        columns["series"] = numbers[columns["series"]]
-        for name, column in self._empty._asdict().items():
-            columns[name] = np.array(columns[name], column.dtype)
-        self.add(type(self._empty)(**columns))
-
 
 _SMALL = 4096  # rows that are quicker in one chunk than in several
-_MANY = 10_000  # series
 _NOTHING = np.empty(0, np.int64)
-NO_TRACES, _ = trace_columns([], _NOTHING, _NOTHING.astype(np.uint64), Names(TraceSeries), lambda *_: _NOTHING)
-NO_SCORES = score_columns([], _NOTHING, _NOTHING.astype(np.uint64), Names(ScoreSeries))
+_NO_KEYS = _NOTHING.astype(np.uint64)
+NO_TRACES, _ = trace_columns(
+    [], _NOTHING, _NO_KEYS, Names(TraceSeries), ErrorTypes(LimitsConfig()), lambda *_: _NOTHING
+)
+NO_SCORES = score_columns([], _NOTHING, _NO_KEYS, Names(ScoreSeries))

@@ -26,6 +26,20 @@ class DedupConfig(Config):
     max_keys: int = Field(1_000_000, ge=2, le=1_200_000)  # per partition: 1,500 events/s; 7 bytes each in its state
 
 
+class LimitsConfig(Config):
+    """How many names of a kind are known apart; what comes above counts under `(other)`. Ordinary installations are far
+    below: the limits are there for whoever writes a request's id where a name belongs. A window with as many names as
+    these fits its record ten times over, and a partition's state its record."""
+
+    apps: int = Field(1000, ge=1, le=2000)  # of a partition; 2,000 is what is watched for silence
+    releases: int = Field(50, ge=1)  # of an app: two deployments an hour for a whole day
+    models: int = Field(50, ge=1)  # of an app: provider, requested and answering model
+    scores: int = Field(50, ge=1, le=250)  # names, of an app: all in one window's record
+    error_types: int = Field(50, ge=1, le=250)  # of an app: all in one window's record
+    series: int = Field(2000, ge=1)  # of a partition: app x release x model, and error types of all apps
+    idle_s: int = Field(86_400, ge=7200)  # a name gives its place away after a day without events: nights are shorter
+
+
 class SilenceConfig(Config):
     """When an app that sends nothing is stale. False pages are worse than late ones."""
 
@@ -45,6 +59,7 @@ class NewCodesConfig(Config):
 class MonitorConfig(Config):
     windows: WindowConfig = WindowConfig()
     dedup: DedupConfig = DedupConfig()
+    limits: LimitsConfig = LimitsConfig()
     evidence_s: int = Field(60, ge=1)  # each live stream's evidence is published this often, and at every change
     relearn_after_s: int = Field(86_400, ge=0)  # a promoted canary is held against the old baseline for a whole day
     golden_release: str = "golden"  # scores of this release are of fixed answers, and say whether the judge has changed
@@ -67,4 +82,6 @@ class MonitorConfig(Config):
             raise ValueError(f"windows.size_s must divide 300: {burning[0]} looks at the last five minutes")
         if self.cost_spike is not None and self.cost_spike.span_s % self.windows.size_s:
             raise ValueError("windows.size_s must divide cost_spike.span_s")
+        if self.limits.idle_s <= self.windows.ahead_s + self.windows.grace_s:
+            raise ValueError("limits.idle_s must be above windows.ahead_s: events wait that long for their tick")
         return self

@@ -8,7 +8,8 @@ import numpy as np
 
 from driftline.detectors.base import State
 from driftline.schemas.events import MICROSECONDS
-from driftline.streams.monitor.columns import Groups, Traces, TraceSeries
+from driftline.streams.monitor.columns import Groups, Traces
+from driftline.streams.monitor.names import TraceSeries
 
 _MINUTE = 60 * MICROSECONDS
 _KEEP_MINUTES = 30  # alerts look back to "since", rarely further

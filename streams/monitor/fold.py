@@ -33,19 +33,18 @@ from driftline.streams.monitor.columns import (
     Bools,
     Integers,
     Pending,
-    ScoreSeries,
-    TraceSeries,
     score_columns,
     trace_columns,
 )
 from driftline.streams.monitor.config import MonitorConfig
 from driftline.streams.monitor.dedup import RecentKeys
 from driftline.streams.monitor.left_out import LeftOuts
+from driftline.streams.monitor.names import ErrorTypes, ScoreSeries, TraceSeries
 from driftline.streams.monitor.watch import Watch
 from driftline.streams.monitor.windows import Windows
 from driftline.streams.pricing import Pricer
 
-VERSION = 4  # of the snapshot's layout
+VERSION = 5  # of the snapshot's layout
 CHUNK = 1_000  # events that become columns together: enough for arrays to pay, few enough to stay in the cache
 
 
@@ -78,8 +77,9 @@ class MonitorFold:
         self._seen = RecentKeys(config.dedup, config.windows, state.get("seen"))
         self._left_out = LeftOuts(config.windows, state.get("left_out"))
         self._windows = Windows(config.windows, state.get("windows"))
-        self._traces = Pending(NO_TRACES, TraceSeries, state.get("traces"))
-        self._scores = Pending(NO_SCORES, ScoreSeries, state.get("scores"))
+        self._traces = Pending(NO_TRACES, TraceSeries, config.limits, state.get("traces"))
+        self._scores = Pending(NO_SCORES, ScoreSeries, config.limits, state.get("scores"))
+        self._error_types = ErrorTypes(config.limits, state.get("error_types"))
         self._releases: list[Release] = msgspec.convert(state.get("releases", []), list[Release])
         self._baselines: list[BaselineSet] = msgspec.convert(state.get("baselines", []), list[BaselineSet])
         self._analysis = Analysis(config, detectors, self._windows.spending, state.get("analysis"), watch)
@@ -99,6 +99,9 @@ class MonitorFold:
             "too_late": self._left_out.too_late,
             "ahead_of_time": self._left_out.ahead_of_time,
             "dedup_overflow": self._seen.overflow,
+            "series_overflow": self._traces.names.overflow + self._scores.names.overflow,
+            "error_types_overflow": self._error_types.overflow,
+            "windows_overflow": self._windows.overflow,
             **self._analysis.counters,
         }
 
@@ -121,6 +124,7 @@ class MonitorFold:
                 "windows": self._windows.snapshot(),
                 "traces": self._traces.snapshot(),
                 "scores": self._scores.snapshot(),
+                "error_types": self._error_types.snapshot(),
                 "releases": msgspec.to_builtins(self._releases),
                 "baselines": msgspec.to_builtins(self._baselines),
                 "analysis": self._analysis.snapshot(),
@@ -171,7 +175,8 @@ class MonitorFold:
         traces, key, ts = _some(traces, key, ts, self._seen.new(key, ts))
         traces, key, ts = _some(traces, key, ts, self._left_out.timely("trace", traces, ts))
         if traces:
-            columns, tokens = trace_columns(traces, ts, key, self._traces.names, self._pricer.costs_nanousd)
+            names, price = self._traces.names, self._pricer.costs_nanousd
+            columns, tokens = trace_columns(traces, ts, key, names, self._error_types, price)
             self._windows.add_traces(columns, tokens)
             self._traces.add(columns)
 
@@ -207,9 +212,9 @@ class MonitorFold:
         baselines = sorted((b for b in self._baselines if b.ts < until), key=lambda b: (b.ts, b.key))
         self._baselines = [b for b in self._baselines if b.ts >= until]
         results += self._analysis.advance(
-            self._traces.take(until),
+            self._traces.take(until, ts),
             self._traces.names.names,
-            self._scores.take(until),
+            self._scores.take(until, ts),
             self._scores.names.names,
             releases,
             baselines,
@@ -217,8 +222,9 @@ class MonitorFold:
             offset,
         )
         results += self._analysis.close(self._windows.closed, ts - self._grace, offset)
-        self._traces.forget_names()
-        self._scores.forget_names()
+        self._traces.forget_idle()
+        self._scores.forget_idle()
+        self._error_types.tick(ts)
         return [self._publish(result) for result in results]
 
 

@@ -10,10 +10,11 @@ from driftline.detectors.base import Measurement, State
 from driftline.schemas.events import MICROSECONDS
 from driftline.schemas.results import Alert, Evidence
 from driftline.streams.monitor.alerts import Wording, clock_time, where
-from driftline.streams.monitor.columns import Traces, TraceSeries
+from driftline.streams.monitor.columns import Traces
 from driftline.streams.monitor.config import NewCodesConfig
 from driftline.streams.monitor.incidents import Incidents
 from driftline.streams.monitor.mix import UNNAMED
+from driftline.streams.monitor.names import TraceSeries
 from driftline.streams.monitor.watch import Stream
 
 RULE = "new_code"

@@ -19,9 +19,10 @@ from driftline.detectors.columns import Columns
 from driftline.schemas.events import MICROSECONDS
 from driftline.schemas.results import Alert, Evidence
 from driftline.streams.monitor.alerts import Wording, clock_time
-from driftline.streams.monitor.columns import Traces, TraceSeries
+from driftline.streams.monitor.columns import Traces
 from driftline.streams.monitor.config import SilenceConfig
 from driftline.streams.monitor.incidents import Incidents
+from driftline.streams.monitor.names import TraceSeries
 from driftline.streams.monitor.watch import Stream
 
 RULE = "stale"

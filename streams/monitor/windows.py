@@ -19,16 +19,16 @@ from driftline.streams.monitor.columns import (
     Groups,
     Integers,
     Scores,
-    ScoreSeries,
     Traces,
-    TraceSeries,
     join,
 )
 from driftline.streams.monitor.config import WindowConfig
+from driftline.streams.monitor.names import OTHER, ScoreSeries, TraceSeries
 from driftline.streams.pricing import Tokens
 
 SCORE_UNIT = 1_000_000
 NANO = 1_000_000_000
+MAX_WINDOWS = 20_000  # of a partition: 1,600 series of ordinary traffic, which has one of each minute of lateness
 
 Key = tuple[str, str, str, int]  # app, release, model, start
 
@@ -77,6 +77,18 @@ class _Window:
         if self.closed:
             self.late += events
 
+    def take(self, other: "_Window") -> None:
+        """All of another one that has not been published."""
+        for name, count in other.counts.items():
+            self.counts[name] += count
+        self.errors.update(other.errors)
+        for name, (count, total) in other.scores.items():
+            sums = self.scores.setdefault(name, [0, 0])
+            sums[0] += count
+            sums[1] += total
+        self.latency.merge(other.latency)
+        self.ttft.merge(other.ttft)
+
     def snapshot(self) -> State:
         return {
             "counts": self.counts,
@@ -112,6 +124,8 @@ class Windows:
         self._fingerprint = stable_id(config.size_s, "ddsketch-0.01")[:8]
         state = state or {}
         self._windows: dict[Key, _Window] = {tuple(key): _Window(window) for key, window in state.get("windows", [])}
+        self._new: list[Key] = [tuple(key) for key in state.get("new", [])]  # since the last tick
+        self.overflow: int = state.get("overflow", 0)  # windows that count under `(other)`, for there were too many
         self._closing: int = state.get("closing", 0)  # windows that end at or before this have closed
         self.closed: list[Closed] = []  # by the last `close`, in order of key
         self._traces: list[tuple[Traces, Tokens]] = []  # added, but not in their windows yet
@@ -186,6 +200,7 @@ class Windows:
         """What the tick `watermark` closes or corrects, in order; windows past the allowed lateness are forgotten. Call
         `settle` before."""
         closing = watermark - self._config.grace_s * MICROSECONDS
+        self._merge()
         results = []
         self.closed = []
         for key in sorted(self._windows):
@@ -200,6 +215,22 @@ class Windows:
         for key in [key for key in self._windows if key[3] + self._size <= expired]:
             del self._windows[key]
         return results
+
+    def _merge(self) -> None:
+        """Too many windows: of those that are new, an app's count as one of each time."""
+        new = sorted(self._new)
+        excess = max(0, min(len(new), len(self._windows) - MAX_WINDOWS))
+        for left, key in zip(range(excess, 0, -1), new[len(new) - excess :], strict=True):
+            app, *_, start = key
+            together = (app, OTHER, OTHER, start)
+            if together not in self._windows and len(self._windows) - left >= 2 * MAX_WINDOWS:
+                together = (OTHER, OTHER, OTHER, start)
+            if key == together:
+                continue
+            window = self._windows.pop(key)
+            self._window(together, window.counts["requests"] + sum(n for n, _ in window.scores.values())).take(window)
+            self.overflow += 1
+        self._new = []
 
     def spending(self, app: str, release: str, since: int) -> dict[str, list[int]]:
         """By model, of the windows that end after `since`, open ones included: requests with a price, tokens, and
@@ -217,6 +248,8 @@ class Windows:
         """Call `settle` before."""
         return {
             "windows": [[list(key), window.snapshot()] for key, window in sorted(self._windows.items())],
+            "new": [list(key) for key in self._new],
+            "overflow": self.overflow,
             "closing": self._closing,
         }
 
@@ -224,6 +257,7 @@ class Windows:
         window = self._windows.get(key)
         if window is None:
             window = self._windows[key] = _Window()
+            self._new.append(key)
             # A window that nobody had seen before it closed is still one that closed.
             window.closed = key[3] + self._size <= self._closing
         window.touch(events)

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from driftline.schemas.events import Trace
 from driftline.streams import pricing
-from driftline.streams.monitor.columns import Names, TraceSeries, trace_columns
+from driftline.streams.monitor.columns import trace_columns
+from driftline.streams.monitor.config import LimitsConfig
+from driftline.streams.monitor.names import ErrorTypes, Names, TraceSeries
 from driftline.streams.pricing import UNKNOWN, Pricer
 
 T0 = 1_790_000_000_000_000
@@ -51,7 +53,9 @@ CALLS = st.lists(
 @given(CALLS)
 def test_many_at_once_cost_what_each_costs(pricer: Pricer, traces: list[Trace]) -> None:
     ts = np.array([t.ts for t in traces])
-    columns, _ = trace_columns(traces, ts, ts.astype(np.uint64), Names(TraceSeries), pricer.costs_nanousd)
+    columns, _ = trace_columns(
+        traces, ts, ts.astype(np.uint64), Names(TraceSeries), ErrorTypes(LimitsConfig()), pricer.costs_nanousd
+    )
     each = [pricer.cost_nanousd(t) for t in traces]
     assert columns.nanousd.tolist() == [UNKNOWN if cost is None else cost for cost in each]
 

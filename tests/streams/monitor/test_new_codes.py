@@ -4,9 +4,10 @@ from driftline.detectors.config import BudgetConfig
 from driftline.detectors.state import pack, unpack
 from driftline.schemas.events import MICROSECONDS
 from driftline.schemas.results import Alert
-from driftline.streams.monitor.columns import NO_TRACES, TraceSeries
+from driftline.streams.monitor.columns import NO_TRACES
 from driftline.streams.monitor.config import NewCodesConfig
 from driftline.streams.monitor.incidents import Incidents
+from driftline.streams.monitor.names import TraceSeries
 from driftline.streams.monitor.new_codes import NewCodes
 from tests.streams.monitor.log import START
 

@@ -5,10 +5,11 @@ from driftline.detectors.state import pack, unpack
 from driftline.schemas.events import MICROSECONDS, Tick, Trace
 from driftline.schemas.results import Alert, Evidence
 from driftline.schemas.topics import Topics
-from driftline.streams.monitor.columns import NO_TRACES, TraceSeries
+from driftline.streams.monitor.columns import NO_TRACES
 from driftline.streams.monitor.config import MonitorConfig, SilenceConfig
 from driftline.streams.monitor.fold import MonitorFold
 from driftline.streams.monitor.incidents import Incidents
+from driftline.streams.monitor.names import TraceSeries
 from driftline.streams.monitor.silence import Silences, active_apps
 from driftline.streams.pricing import Pricer
 from tests.streams.monitor.log import START, Log, run_log

@@ -11,8 +11,9 @@ from driftline.detectors.base import State
 from driftline.detectors.state import pack, unpack
 from driftline.schemas.events import MICROSECONDS, Score, Trace
 from driftline.schemas.results import WindowStats
-from driftline.streams.monitor.columns import Names, ScoreSeries, TraceSeries, score_columns, trace_columns
-from driftline.streams.monitor.config import WindowConfig
+from driftline.streams.monitor.columns import score_columns, trace_columns
+from driftline.streams.monitor.config import LimitsConfig, WindowConfig
+from driftline.streams.monitor.names import ErrorTypes, Names, ScoreSeries, TraceSeries
 from driftline.streams.monitor.windows import Windows
 from driftline.streams.pricing import UNKNOWN
 
@@ -34,7 +35,11 @@ class Adding(Windows):
     def add(self, traces: list[Trace], costs: list[int | None]) -> None:
         ts = np.array([t.ts for t in traces], np.int64)
         known = np.array([UNKNOWN if cost is None else cost for cost in costs], np.int64)
-        self.add_traces(*trace_columns(traces, ts, ts.astype(np.uint64), self.names[0], lambda *_: known))
+        self.add_traces(
+            *trace_columns(
+                traces, ts, ts.astype(np.uint64), self.names[0], ErrorTypes(LimitsConfig()), lambda *_: known
+            )
+        )
 
     def rate(self, scores: list[Score]) -> None:
         ts = np.array([s.ts for s in scores], np.int64)

@@ -2,13 +2,13 @@
 
 import asyncio
 from pathlib import Path
-from typing import Literal
 
 import click
 import msgspec
 from rich.table import Table
 
 from driftline.streams.baselines.commands import baseline_group
+from driftline.streams.commands.query import query_command
 from driftline.streams.logs import set_up
 from driftline.streams.operate.commands import dlq_group, reconcile_command, replay_command, settings_of
 from driftline.streams.report.commands import report_command
@@ -107,32 +107,6 @@ def demo(
     ctx.exit(summary.exit_code)
 
 
-@main.command()
-@click.argument("sql")
-@click.option("--format", "output", type=click.Choice(["table", "json", "csv"]), default="table", show_default=True)
-@click.option("--demo", "of_demo", is_flag=True, help="Ask the data that the last demo left.")
-@click.pass_context
-def query(ctx: click.Context, sql: str, output: Literal["table", "json", "csv"], of_demo: bool) -> None:
-    """Run one SELECT on ClickHouse: the one of the settings, or the local stack's data while nothing runs."""
-    from driftline.sinks.clickhouse.query import run_query
-    from driftline.streams.demo.command import FOLDER
-    from driftline.streams.local_query import local_clickhouse, reachable_clickhouse
-
-    settings = settings_of(ctx)
-    folder = settings.stack.state_dir
-    reach = (
-        local_clickhouse(settings.clickhouse, folder / FOLDER)
-        if of_demo
-        else reachable_clickhouse(settings.clickhouse, folder)
-    )
-    with reach as clickhouse:
-        result = run_query(clickhouse, sql, output)
-    if isinstance(result, str):
-        click.echo(result, nl=False)
-    else:
-        console.print(result)
-
-
 @main.command("check-config")
 @click.pass_context
 def check_config(ctx: click.Context) -> None:
@@ -185,7 +159,7 @@ def migrate(ctx: click.Context) -> None:
     console.print("\n".join(f"applied {name}" for name in applied) or "up to date")
 
 
-for command in (reconcile_command, dlq_group, replay_command, baseline_group, report_command):
+for command in (query_command, reconcile_command, dlq_group, replay_command, baseline_group, report_command):
     main.add_command(command)
 
 if __name__ == "__main__":

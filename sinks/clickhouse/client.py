@@ -32,13 +32,13 @@ def connect(config: ClickHouseConfig, database: str | None = None) -> Client:
 
 
 @contextmanager
-def session(config: ClickHouseConfig) -> Iterator[Client]:
-    """A connection; ClickHouse's errors become ours.
+def session(config: ClickHouseConfig, database: str | None = None) -> Iterator[Client]:
+    """A connection as `connect` makes it; ClickHouse's errors become ours.
 
     :raises RetryableError: it does not answer, or cannot now; in its own words.
     """
     try:
-        with connect(config) as client:
+        with connect(config, database) as client:
             yield client
     except ClickHouseError as error:
         raise classify(error) from error

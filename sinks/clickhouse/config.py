@@ -1,8 +1,9 @@
 """Where ClickHouse is, how batches close, and how long rows are kept."""
 
 from typing import Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 
 from driftline.schemas.config import Config
 
@@ -29,3 +30,21 @@ class ClickHouseConfig(Config):
     retry_max_s: float = Field(default=15.0, gt=0)  # the longest pause between tries: recovery is noticed this soon
     compression: Literal["none", "lz4", "zstd"] = "none"  # of inserts; lz4 pays over a network
     retention: RetentionConfig = RetentionConfig()
+
+    @field_validator("dsn")
+    @classmethod
+    def _is_an_address(cls, dsn: SecretStr) -> SecretStr:
+        """Told without the value, which may hold a password."""
+        expected = "expected http[s]://[user[:password]@]host[:port]"
+        try:
+            url = urlsplit(dsn.get_secret_value())
+            complete = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+        except ValueError:
+            complete = False
+            url = None
+        rest = dsn.get_secret_value().partition("://")[2]
+        if "@" in rest and (url is None or "@" not in url.netloc):
+            raise ValueError(f"{expected}; in a user or password write / as %2F, # as %23, ? as %3F and @ as %40")
+        if not complete:
+            raise ValueError(expected)
+        return dsn

@@ -4,7 +4,7 @@ operator to repair (a missing table, a wrong password, a full disk), and is trie
 
 import re
 
-from clickhouse_connect.driver.exceptions import ClickHouseError
+from clickhouse_connect.driver.exceptions import ClickHouseError, OperationalError
 
 from driftline.schemas.errors import PermanentError, RetryableError
 
@@ -34,13 +34,26 @@ DATA_ERRORS = {
     691: "UNKNOWN_ELEMENT_OF_ENUM",
 }
 
+# What an operator does about the rest.
+_ADVICE = {
+    60: "run `driftline migrate`, or see `SHOW TABLES`",
+    81: "run `driftline migrate`, which creates it",
+    192: "see the user and password in clickhouse.dsn",
+    193: "see the user and password in clickhouse.dsn",
+    194: "see the user and password in clickhouse.dsn",
+    516: "see the user and password in clickhouse.dsn",
+}
+
 _MESSAGE = re.compile(r"(Code: \d+\. DB::Exception: .*?)(?: \(for url [^)]*\))?$", re.DOTALL)
+_SERVER = re.compile(r"\((https?://[^()]*)\)$")
 
 
 def classify(error: Exception) -> RetryableError | PermanentError:
     """For whatever the driver raises: network errors and timeouts have no code and are retryable."""
     code = getattr(error, "code", None)
     message = _own_words(error)
+    if code in _ADVICE:
+        message = f"{message}: {_ADVICE[code]}"
     return PermanentError(message) if code in DATA_ERRORS else RetryableError(message)
 
 
@@ -48,4 +61,23 @@ def _own_words(error: Exception) -> str:
     """ClickHouse's message without the driver's wrapping, which names the server."""
     text = str(error) or type(error).__name__
     found = _MESSAGE.search(text) if isinstance(error, ClickHouseError) else None
-    return found[1].strip() if found else text
+    if found:
+        return found[1].strip()
+    server = _SERVER.search(text)
+    if isinstance(error, OperationalError) and server:
+        return (
+            f"ClickHouse at {server[1]} does not answer ({_reason(error)}): see that it runs, and that clickhouse.dsn "
+            "says where"
+        )
+    return text
+
+
+def _reason(error: BaseException) -> str:
+    """What the network said, beneath what the driver's layers make of it."""
+    while (beneath := getattr(error, "reason", None) or error.__cause__) is not None and beneath is not error:
+        if not isinstance(beneath, BaseException):
+            break
+        error = beneath
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return re.sub(r"^.*\[Errno -?\d+\] |^\w+\([^()]*\): ", "", str(error)) or type(error).__name__

@@ -16,7 +16,7 @@ from clickhouse_connect.driver.binding import format_str
 from clickhouse_connect.driver.client import Client
 
 from driftline.schemas.errors import ConfigError
-from driftline.sinks.clickhouse.client import connect
+from driftline.sinks.clickhouse.client import session
 from driftline.sinks.clickhouse.config import ClickHouseConfig, RetentionConfig
 
 logger = logging.getLogger(__name__)
@@ -58,12 +58,15 @@ def shipped() -> list[Migration]:
 
 
 def migrate(config: ClickHouseConfig) -> list[str]:
-    """Returns the names of the migrations it applied. Raises ConfigError for a database whose applied migrations are
-    not ours, and the driver's errors."""
-    with connect(config, database="default") as client:
+    """Returns the names of the migrations it applied.
+
+    :raises ConfigError: the database's applied migrations are not ours.
+    :raises RetryableError: ClickHouse does not answer, or refuses; in its own words.
+    """
+    with session(config, "default") as client:
         if client.command("EXISTS DATABASE " + config.database) != 1:
             client.command(f"CREATE DATABASE IF NOT EXISTS {config.database}")
-    with connect(config) as client:
+    with session(config) as client:
         if client.command("EXISTS TABLE schema_migrations") != 1:
             client.command(_JOURNAL)
         todo = pending(shipped(), _journal(client))

@@ -16,6 +16,7 @@ from driftline.schemas.events import MICROSECONDS
 from driftline.streams.operate import views
 from driftline.streams.operate.letters import Filter, Letter, judge, read_letters, select, send_again, what_is_wrong
 from driftline.streams.operate.times import parse_time, show_time
+from driftline.streams.redact import remember
 from driftline.streams.running import with_running_stack
 from driftline.streams.settings import Settings, load_settings
 from driftline.streams.terminal import console, errors
@@ -48,7 +49,9 @@ json_option = click.option(
 def settings_of(ctx: click.Context) -> Settings:
     """Of the file and the environment; what they leave out is where the running local stack is."""
     config: Path | None = ctx.obj
-    return with_running_stack(load_settings(config))
+    settings = with_running_stack(load_settings(config))
+    remember(settings)
+    return settings
 
 
 def report(value: object, shown: RenderableType, json_file: str | None) -> None:

@@ -21,7 +21,7 @@ from driftline.schemas.topics import LARGE, Topics
 from driftline.sinks.clickhouse.config import ClickHouseConfig
 from driftline.sinks.clickhouse.embedded import EmbeddedServer
 from driftline.sinks.clickhouse.migrate import migrate
-from driftline.sinks.clickhouse.query import run_query
+from driftline.sinks.clickhouse.query import read_rows
 from driftline.streams.archive import Batch, dead_letter, run_archive
 from driftline.streams.poison import PoisonWatch
 from tests.brokers import Kafka, eventually, on_each_broker
@@ -71,7 +71,8 @@ def trace(n: int, **fields: Any) -> Trace:
 
 
 async def count(clickhouse: ClickHouseConfig, what: str) -> int:
-    return int(str(await asyncio.to_thread(run_query, clickhouse, f"SELECT count() FROM {what}", "csv")).split()[1])
+    found = await asyncio.to_thread(read_rows, clickhouse, f"SELECT count() FROM {what}", 1)
+    return int(found.rows[0][0])
 
 
 async def holds_at_least(clickhouse: ClickHouseConfig, what: str, rows: int) -> None:

@@ -5,22 +5,25 @@ A model's prices become integer rates once; after that a price is one sum of pro
 size of the input (tiers), on the day or on the hour are followed.
 """
 
+import re
 from bisect import bisect_left
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 import genai_prices
 import numpy as np
-from genai_prices.data_snapshot import DataSnapshot, get_snapshot
+from genai_prices.data_snapshot import get_snapshot
 from genai_prices.types import ModelInfo, ModelPrice, TieredPrices
 from numpy.typing import NDArray
 
 from driftline.schemas.events import MICROSECONDS, Trace
+from driftline.streams.model_index import ModelIndex
 
 NANO = 1_000_000_000
-MAX_REMEMBERED = 10_000  # names of models, and minutes of a model's changing price: a bound on what wild names cost
+MAX_REMEMBERED = 10_000  # names of models, and minutes of a model's changing price: wild ones push out the oldest
 UNKNOWN = -1  # in place of a cost or count in arrays
 MINUTE = 60 * MICROSECONDS  # prices change on a minute, if they change with time at all
 
@@ -77,9 +80,9 @@ class Pricer:
 
     def __init__(self) -> None:
         self.version = f"genai-prices/{genai_prices.__version__}"
-        self._models: dict[tuple[str, str, str], _Model | None] = {}
-        self._flat: dict[tuple[str, str, str], tuple[int, ...]] = {}
-        self._snapshot = _fresh_snapshot()
+        self._index = ModelIndex(get_snapshot().providers)
+        self._model = lru_cache(MAX_REMEMBERED)(self._find_model)  # by provider, response model, request model
+        self._flat_rates = lru_cache(MAX_REMEMBERED)(self._find_flat_rates)
 
     def cost_usd(self, trace: Trace) -> float | None:
         if trace.cost_usd is not None:
@@ -93,7 +96,7 @@ class Pricer:
             return round(trace.cost_usd * NANO)
         if trace.input_tokens is None:
             return None
-        model = self._model((trace.provider, trace.response_model, trace.request_model))
+        model = self._model(trace.provider, trace.response_model, trace.request_model)
         if model is None:
             return None
         tariff = model.always if model.by_minute is None else self._tariff_at(model, model.by_minute, trace.ts)
@@ -112,7 +115,7 @@ class Pricer:
         used = np.flatnonzero(np.bincount(series, minlength=len(names)))
         table = np.zeros((len(_Rates._fields), len(names)), np.int64)
         for i in used.tolist():
-            table[:, i] = self._flat_rates((names[i].provider, names[i].response_model, names[i].request_model))
+            table[:, i] = self._flat_rates(names[i].provider, names[i].response_model, names[i].request_model)
         scale, request, input_, output, cache_read, cache_write, reasoning = table[:, series]
         inputs, outputs, *more = tokens
         reads, writes, thoughts = (np.maximum(count, 0) for count in more)
@@ -121,7 +124,7 @@ class Pricer:
         whole, rest = np.divmod(cost, np.maximum(scale, 1))
         whole += 2 * rest + (whole & 1) > scale
         priced = (scale > 0) & (inputs >= 0) & (outputs >= 0)
-        priced &= (reads + writes <= inputs) & ((reasoning == 0) | (thoughts <= outputs))
+        priced &= (reads + writes <= inputs) & (thoughts <= outputs)
         prices = np.where(priced, whole, UNKNOWN)
         stated = ~np.isnan(reported)
         prices[stated] = np.rint(reported[stated] * NANO)
@@ -131,14 +134,10 @@ class Pricer:
             prices[i] = UNKNOWN if price is None else price
         return prices
 
-    def _flat_rates(self, key: tuple[str, str, str]) -> tuple[int, ...]:
+    def _find_flat_rates(self, provider: str, response: str, request: str) -> tuple[int, ...]:
         """The rates of a model that has one for each kind of token, small enough for sums in 64 bits. Else `scale` is
         `_NOT_FLAT`, or 0 where no call can be priced."""
-        try:
-            return self._flat[key]
-        except KeyError:
-            pass
-        model = self._model(key)
+        model = self._model(provider, response, request)
         if model is None or (model.by_minute is None and model.always is None):
             rates: tuple[int | None, ...] = (0,) * len(_Rates._fields)
         elif model.always is not None and not model.always.starts:
@@ -146,35 +145,21 @@ class Pricer:
         else:
             rates = (None,)
         whole = tuple(rate for rate in rates if rate is not None and abs(rate) < _LARGE_RATE)
-        if len(whole) < len(_Rates._fields):
-            whole = (_NOT_FLAT,) + (0,) * (len(_Rates._fields) - 1)
-        if len(self._flat) >= MAX_REMEMBERED:
-            self._flat.clear()
-        self._flat[key] = whole
-        return whole
+        return whole if len(whole) == len(_Rates._fields) else (_NOT_FLAT,) + (0,) * (len(_Rates._fields) - 1)
 
-    def _model(self, key: tuple[str, str, str]) -> _Model | None:
-        try:
-            return self._models[key]
-        except KeyError:
-            return self._resolve(key)
-
-    def _resolve(self, key: tuple[str, str, str]) -> _Model | None:
-        if len(self._models) >= MAX_REMEMBERED:
-            self._models.clear()
-            self._snapshot = _fresh_snapshot()
-        provider, *names = key
-        self._models[key] = model = next(filter(None, (self._find(provider, name) for name in names)), None)
-        return model
-
-    def _find(self, provider: str, name: str) -> _Model | None:
-        try:
-            _, info = self._snapshot.find_provider_model(name, None, PROVIDERS.get(provider, provider) or None, None)
-        except LookupError:
-            return None
-        if isinstance(info.prices, ModelPrice):
-            return _Model(info, _tariff(info.prices), None)
-        return _Model(info, None, {})
+    def _find_model(self, provider: str, response: str, request: str) -> _Model | None:
+        """Of the model that answered. The one that was asked for tells its price only where the answer says nothing
+        else: by its own name, or with a date or version behind it."""
+        provider = PROVIDERS.get(provider, provider)
+        if response and (info := self._index.find(response, provider)):
+            return _priced(info)
+        if (
+            request
+            and (not response or _is_variant(response, request))
+            and (info := self._index.find(request, provider))
+        ):
+            return _priced(info)
+        return None
 
     def _tariff_at(self, model: _Model, by_minute: dict[int, _Tariff | None], ts: int) -> _Tariff | None:
         minute = ts // MINUTE
@@ -190,18 +175,29 @@ _MANY_TOKENS = 2**24
 _LARGE_RATE = 2**36  # six products of a rate and of tokens stay below 2**63
 
 
-def _fresh_snapshot() -> DataSnapshot:
-    """The installed table with empty caches of its own: genai-prices remembers every name it was ever asked for."""
-    return DataSnapshot(providers=get_snapshot().providers, from_auto_update=False)
+def _priced(info: ModelInfo) -> _Model:
+    return _Model(info, _tariff(info.prices), None) if isinstance(info.prices, ModelPrice) else _Model(info, None, {})
+
+
+_VERSION = re.compile(r"[-@:_]?v?\d[\d.:_-]*|[-@:_]latest")
+
+
+def _is_variant(response: str, request: str) -> bool:
+    """Whether an answer of `response` is one of `request`: gpt-4o-2024-08-06 is of gpt-4o, gpt-4o-mini is not."""
+    response, request = (name.lower().rpartition("/")[2] for name in (response, request))
+    behind = response.removeprefix(request)
+    return behind == "" or (behind != response and _VERSION.fullmatch(behind) is not None)
 
 
 def _cost(tariff: _Tariff, trace: Trace, inputs: int) -> int | None:
+    if (trace.reasoning_output_tokens or 0) > (trace.output_tokens or 0):
+        return None  # counts that contradict each other: some providers report reasoning beside the output
     rates = tariff.rates[bisect_left(tariff.starts, inputs)] if tariff.starts else tariff.rates[0]
     cost = rates.request + rates.input * inputs
     cache_read, cache_write = trace.cache_read_input_tokens, trace.cache_write_input_tokens
     if cache_read or cache_write:
         read, write = cache_read or 0, cache_write or 0
-        if read + write > inputs:  # counts that contradict each other
+        if read + write > inputs:  # so do these
             return None
         cost += rates.cache_read * read + rates.cache_write * write
     outputs = trace.output_tokens
@@ -212,10 +208,7 @@ def _cost(tariff: _Tariff, trace: Trace, inputs: int) -> int | None:
         return None
     else:
         cost += rates.output * outputs
-        if rates.reasoning and trace.reasoning_output_tokens:
-            if trace.reasoning_output_tokens > outputs:
-                return None
-            cost += rates.reasoning * trace.reasoning_output_tokens
+        cost += rates.reasoning * (trace.reasoning_output_tokens or 0)
     whole, rest = divmod(cost, rates.scale)
     return whole + (2 * rest + (whole & 1) > rates.scale)
 

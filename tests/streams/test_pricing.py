@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from driftline.schemas.events import Trace
 from driftline.streams import pricing
+from driftline.streams.model_index import ModelIndex
 from driftline.streams.monitor.columns import trace_columns
 from driftline.streams.monitor.config import LimitsConfig
 from driftline.streams.monitor.names import ErrorTypes, Names, TraceSeries
@@ -147,6 +148,16 @@ def test_every_model_of_the_table_costs_what_genai_prices_says(pricer: Pricer) -
         {"input_tokens": None},
         {"output_tokens": None},
         {"cache_read_input_tokens": 600, "cache_write_input_tokens": 600},
+        {"reasoning_output_tokens": 101},  # of 100 output tokens
+        {"request_model": "gpt-4o-mini", "cache_read_input_tokens": 1001},
+        {"request_model": "text-embedding-3-small", "output_tokens": None, "reasoning_output_tokens": 1},
+        {
+            "provider": "google",
+            "request_model": "gemini-2.5-flash",  # reports thoughts beside the output
+            "input_tokens": 13,
+            "output_tokens": 4,
+            "reasoning_output_tokens": 505,
+        },
         {"request_model": "whisper-1"},
         {"request_model": "text-embedding-3-small"},  # has output tokens, and no price for them
     ],
@@ -164,11 +175,32 @@ def test_what_the_app_reports_wins(pricer: Pricer) -> None:
     assert pricer.cost_nanousd(trace(request_model="our-own-llm", cost_usd=2.5e-9)) == 2
 
 
-def test_the_model_that_answered_is_priced_and_the_one_asked_for_only_if_that_is_unknown(pricer: Pricer) -> None:
+def test_the_model_that_answered_is_priced(pricer: Pricer) -> None:
     mini = pricer.cost_nanousd(trace(request_model="gpt-4o-mini"))
     assert mini != pricer.cost_nanousd(trace(request_model="gpt-4o"))
     assert pricer.cost_nanousd(trace(request_model="gpt-4o", response_model="gpt-4o-mini-2024-07-18")) == mini
-    assert pricer.cost_nanousd(trace(request_model="gpt-4o-mini", response_model="deployment-7")) == mini
+
+
+@pytest.mark.parametrize(
+    ("request_model", "response_model", "priced"),
+    [
+        ("gpt-4o", "", True),
+        ("gpt-4o", "gpt-4o-2024-08-06", True),
+        ("gpt-4o", "gpt-4o-2099-01-01", True),
+        ("gpt-4o", "GPT-4o", True),
+        ("gpt-4o", "openai/gpt-4o-20990101", True),
+        ("gpt-4o", "llama3", False),
+        ("gpt-4o", "deployment-7", False),
+        ("gpt-4o", "our-gpt", False),
+        ("o1", "o1-our-own", False),
+        ("", "llama3", False),
+    ],
+)
+def test_an_answer_of_a_model_that_nobody_knows_has_no_price_of_another(
+    pricer: Pricer, request_model: str, response_model: str, priced: bool
+) -> None:
+    cost = pricer.cost_nanousd(trace(request_model=request_model, response_model=response_model))
+    assert cost == (pricer.cost_nanousd(trace(request_model=request_model)) if priced else None)
 
 
 @pytest.mark.parametrize(
@@ -231,8 +263,57 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for n in range(12):
         assert pricer.cost_nanousd(trace(request_model=f"unknown-{n}")) is None
         assert pricer.cost_nanousd(trace()) == 3_500_000
-    assert len(pricer._models) <= 5
+    assert pricer._model.cache_info().currsize <= 5
 
 
 def test_the_version_names_the_table(pricer: Pricer) -> None:
     assert pricer.version.startswith("genai-prices/0.")
+
+
+MODEL_NAMES = sorted({model.id for provider in get_snapshot().providers for model in provider.models})
+PROVIDER_NAMES = [
+    "",
+    "LiteLLM",
+    "x-ai",
+    "nobody",
+    "Anthropic ",
+    *(provider.id for provider in get_snapshot().providers),
+]
+
+
+@given(
+    st.sampled_from(MODEL_NAMES) | st.text(max_size=10),
+    st.sampled_from(["", "-20251211", "-20250230", "-2025-01-01", ":free", "-latest", "x", "/y"]),
+    st.sampled_from(["", "openai/", "models/", "us.anthropic.", "GPT-"]),
+    st.sampled_from(PROVIDER_NAMES),
+)
+def test_names_mean_what_genai_prices_says(name: str, end: str, start: str, provider: str) -> None:
+    whole = start + name + end
+    try:
+        _, expected = get_snapshot().find_provider_model(whole, None, provider or None, None)
+    except LookupError:
+        expected = None
+    assert INDEX.find(whole, provider) is expected
+
+
+INDEX = ModelIndex(get_snapshot().providers)
+
+
+def test_every_model_is_found_by_its_id() -> None:
+    fresh = DataSnapshot(providers=get_snapshot().providers, from_auto_update=False)
+    for provider in fresh.providers:
+        for model in provider.models:
+            expected = provider.find_model(model.id, all_providers=fresh.providers)
+            assert INDEX.find(model.id, provider.id) is expected
+
+
+def test_wild_names_push_out_the_oldest_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pricing, "MAX_REMEMBERED", 50)
+    pricer = Pricer()
+    looked = []
+    monkeypatch.setattr(pricer._index, "find", lambda name, provider: looked.append(name))
+    for n in range(1_000):
+        pricer.cost_nanousd(trace(request_model=f"unknown-{n}"))
+        pricer.cost_nanousd(trace(request_model="busy"))
+    assert looked.count("busy") == 1
+    assert len(looked) == 1_001

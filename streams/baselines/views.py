@@ -10,6 +10,7 @@ from rich.text import Text
 
 from driftline.detectors.state import unpack
 from driftline.schemas.baselines import Baseline
+from driftline.schemas.text import for_log, for_terminal
 from driftline.streams.baselines.fit import Attempts
 from driftline.streams.operate.times import show_time
 
@@ -35,18 +36,24 @@ def attempts(found: Attempts, said: Sequence[Baseline], published: bool) -> Rend
             table.add_column(name, justify="right" if right else "left", no_wrap=name == "id", overflow="fold")
     for a in found.attempts:
         what = f"{a.detector} {a.component}".strip()
-        note = Text(" ".join(filter(None, [a.note, a.finds])))
+        note = for_terminal(" ".join(filter(None, [a.note, a.finds])))
         if a.baseline is None:
-            lacking.add_row(Text(what), f"{a.have:,}", "" if a.need is None else f"{a.need:,}", note)
+            lacking.add_row(for_terminal(what), f"{a.have:,}", "" if a.need is None else f"{a.need:,}", note)
             continue
         answer = answers.get((a.detector, a.component))
         monitor = "" if not published else "no answer yet" if answer is None else STATES[answer.state]
         reason = "" if answer is None or not answer.note else f": {answer.note}"
-        shown = Text("\n".join(filter(None, [numbers(a.baseline.summary), a.finds])))
-        fitted.add_row(a.baseline.id[:12], Text(what), f"{a.have:,}", shown, monitor + reason)
+        shown = for_terminal("\n".join(filter(None, [numbers(a.baseline.summary), a.finds])))
+        fitted.add_row(
+            a.baseline.id[:12],
+            for_terminal(what),
+            f"{a.have:,}",
+            shown,
+            Text.from_markup(monitor) + for_terminal(reason),
+        )
     said_of_all = "published" if published and found.baselines else "nothing published"
     tables = [table for table in (fitted, lacking) if table.row_count]
-    return Stack(*tables, *found.notes, f"{len(found.baselines)} baselines fitted, {said_of_all}")
+    return Stack(*tables, *map(for_terminal, found.notes), f"{len(found.baselines)} baselines fitted, {said_of_all}")
 
 
 def listed(baselines: Sequence[Baseline]) -> RenderableType:
@@ -57,8 +64,8 @@ def listed(baselines: Sequence[Baseline]) -> RenderableType:
     for b in baselines:
         what = f"{b.detector} {b.component}".strip()
         since = show_time(b.at)[:16]
-        table.add_row(b.id[:12], Text(b.app), Text(what), STATES[b.state], b.source, since, f"{b.n:,}")
-    reasons = [Text(f"{b.id[:12]} was refused: {b.note}", "red") for b in baselines if b.state == "refused"]
+        table.add_row(b.id[:12], for_terminal(b.app), for_terminal(what), STATES[b.state], b.source, since, f"{b.n:,}")
+    reasons = [Text(f"{b.id[:12]} was refused: {for_log(b.note)}", "red") for b in baselines if b.state == "refused"]
     return Stack(table, *reasons, f"{len(baselines):,} baselines")
 
 
@@ -97,7 +104,7 @@ def _one(baseline: Baseline) -> RenderableType:
         ("payload", _shape(baseline)),
     ):
         if value:
-            grid.add_row(Text(name, "bold"), Text(value))
+            grid.add_row(for_terminal(name, style="bold"), for_terminal(value))
     return grid
 
 

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from driftline.schemas.clock import utc
 from driftline.schemas.results import Alert, BreakerSignal, Evidence, Result, RollbackSignal, WindowStats
+from driftline.schemas.text import for_log
 from driftline.streams.demo.runner import Update
 from driftline.streams.demo.scenario import Scenario
 from driftline.streams.demo.summary import Summary
@@ -99,7 +100,7 @@ class DemoView:
             table.add_row(
                 incident.name,
                 _clock(incident.began_at),
-                incident.detected_by or Text("missed", "bold red"),
+                Text(for_log(incident.detected_by)) if incident.detected_by else Text("missed", "bold red"),
                 f"{incident.delay_s:.0f} s" if incident.delay_s is not None else "",
                 f"{incident.delay_events:,}" if incident.delay_events is not None else "",
                 _clock(incident.resolved_at) if incident.resolved_at else "still open",
@@ -113,7 +114,7 @@ class DemoView:
             highlight=False,
         )
         for failure in summary.failures():
-            console.print(Text(f"failed: {failure}", "bold red"))
+            console.print(Text(f"failed: {for_log(failure)}", "bold red"))
 
     def _news(self, update: Update) -> list[Text]:
         lines = []
@@ -165,7 +166,7 @@ class DemoView:
         pressure = Table.grid(padding=(0, 2))
         for name, value in sorted(self._pressure.items()):
             bar = Text("█" * round(20 * min(1.0, value)), "red" if value >= 1 else "green")
-            pressure.add_row(name, bar, f"{value:.2f}")
+            pressure.add_row(Text(for_log(name)), bar, f"{value:.2f}")
         news = Text("\n").join(self._log) if self._log else Text("no alerts yet", "dim")
         return Group(
             Panel(head, title="driftline demo"),
@@ -240,7 +241,7 @@ def _timeline(scenario: Scenario, done: float, width: int = 66) -> str:
 
 
 def _line(ts: int, kind: str, words: str, style: str) -> Text:
-    return Text.assemble((_at(ts), "dim"), " ", (f"{kind:9}", style), words)
+    return Text.assemble((_at(ts), "dim"), " ", (f"{kind:9}", style), for_log(words))
 
 
 def _at(ts: int) -> str:

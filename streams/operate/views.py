@@ -9,9 +9,10 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from driftline.schemas.text import for_terminal
 from driftline.streams.operate.balance import Balance, Difference
 from driftline.streams.operate.comparison import SHAPES, Comparison
-from driftline.streams.operate.letters import Letter, Outcome, pretty
+from driftline.streams.operate.letters import SHOWN, Letter, Outcome, pretty
 from driftline.streams.operate.times import show_time
 
 MOST = 50  # lines of a table
@@ -74,7 +75,9 @@ def _differences(differences: list[Difference]) -> Table:
         if d.place is not None:
             where = f"partition {d.place.partition} offset {d.place.offset}"
             where += f" element {d.place.element}" if d.place.element >= 0 else ""
-        table.add_row(d.kind, d.app, where, *("" if n is None else f"{n:,}" for n in (d.topic, d.table, d.windows)))
+        table.add_row(
+            d.kind, for_terminal(d.app), where, *("" if n is None else f"{n:,}" for n in (d.topic, d.table, d.windows))
+        )
     return table
 
 
@@ -85,16 +88,22 @@ def replayed(comparisons: Sequence[Comparison], notes: Sequence[str], database: 
     table.add_column("verdict")
     for c in comparisons:
         numbers = (c.first, c.replay, c.equal, len(c.differing), len(c.only_first), len(c.only_replay))
-        verdict = "[green]equal[/]" if c.is_equal else "[bold red]not equal[/]" if c.failed else f"[yellow]{c.why}[/]"
+        verdict = (
+            "[green]equal[/]"
+            if c.is_equal
+            else "[bold red]not equal[/]"
+            if c.failed
+            else for_terminal(c.why, style="yellow")
+        )
         table.add_row(c.name, *(f"{n:,}" for n in numbers), verdict)
     details = Table("kind", "app", "time", "what", "first run", "replay")
     failed = [(c.name, line) for c in comparisons if c.failed for line in _what_differs(c)]
     for name, line in failed[:MOST]:
-        details.add_row(name, *map(Text, line))
+        details.add_row(name, *map(for_terminal, line))
     parts: list[RenderableType] = [details] if failed else []
     if len(failed) > MOST:
         parts.append(f"{len(failed) - MOST:,} more lines not shown")
-    return Stack(*parts, table, *notes, f"The replay's results are in {database}.")
+    return Stack(*parts, table, *map(for_terminal, notes), for_terminal(f"The replay's results are in {database}."))
 
 
 def _what_differs(c: Comparison) -> Iterator[tuple[str, str, str, str, str]]:
@@ -130,11 +139,11 @@ def letters(found: Sequence[Letter], of: int) -> RenderableType:
     for item in found:
         was = item.letter
         table.add_row(
-            was.id[:12],
+            for_terminal(was.id[:12]),
             show_time(item.at)[:19],
-            Text(_text(was.key or b"")),
-            _where(item),
-            Text(was.reason),
+            for_terminal(_text(was.key or b"")),
+            for_terminal(_where(item)),
+            for_terminal(was.reason),
             "" if item.requeued_at is None else show_time(item.requeued_at)[:19],
         )
     return Stack(table, f"{len(found):,} of {of:,} dead letters")
@@ -154,10 +163,10 @@ def letter(found: Letter, wrong: str) -> RenderableType:
         ("sent again", "" if found.requeued_at is None else show_time(found.requeued_at)),
     ):
         if value:
-            fields.add_row(Text(name, "bold"), Text(value))
+            fields.add_row(Text(name, "bold"), for_terminal(value))
     body = Text("\n")
     for line, is_fault in pretty(was.raw, was.reason):
-        body.append(f"{line}\n", "bold red" if is_fault else "")
+        body.append_text(for_terminal(line, SHOWN, "bold red" if is_fault else "")).append("\n")
     return Stack(fields, body)
 
 
@@ -171,7 +180,7 @@ def requeued(results: Sequence[tuple[Letter, Outcome]]) -> RenderableType:
     left = [(item, outcome) for item, outcome in results if outcome in ("still wrong", "unknown topic")]
     table = Table("id", "where", "reason")
     for item, _ in left[:MOST]:
-        table.add_row(item.id[:12], _where(item), Text(item.letter.reason))
+        table.add_row(for_terminal(item.id[:12]), for_terminal(_where(item)), for_terminal(item.letter.reason))
     lines = [f"{counts[outcome]:,} {text}" for outcome, text in reasons.items() if counts[outcome]]
     return Stack(*([table] if left else []), f"[bold green]{counts['sent']:,} sent again[/]", *lines)
 

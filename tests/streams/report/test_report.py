@@ -14,8 +14,9 @@ import pytest
 
 from driftline.schemas.codec import encode
 from driftline.schemas.errors import ConfigError, PermanentError
-from driftline.streams.report.build import common_columns, wide, write_report
+from driftline.streams.report.build import common_columns, safe_page, shown, wide, write_report
 from driftline.streams.report.periods import baseline_period
+from tests.hostile import TEXTS, obeyed
 from tests.streams.baselines.test_baseline_commands import moment
 from tests.streams.baselines.test_collect import embeddings, send
 from tests.streams.baselines.test_in_force import SAMPLE
@@ -63,12 +64,69 @@ class Page(HTMLParser):
         super().__init__()
         self.fetched: list[str] = []
         self.tags: set[str] = set()
+        self.opened: list[str] = []
+        self.scripts: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
+        self.opened.append(tag)
         known = dict(attrs)
         if tag in ("script", "img", "link", "iframe"):
             self.fetched += [link for name in ("src", "href") if (link := known.get(name))]
+
+    def handle_data(self, data: str) -> None:
+        if self.opened and self.opened[-1] == "script":
+            self.scripts.append(data)
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_no_chart_is_given_markup(text: str) -> None:
+    name = shown(text)
+    assert not set("<>&") & set(name)
+    assert obeyed(name) == ""
+    assert len(name) <= 210
+    assert shown(f"{text}<") != shown(f"{text}>") != shown(text)
+
+
+def test_an_unknown_form_of_page_is_not_written() -> None:
+    with pytest.raises(RuntimeError, match="another form"):
+        safe_page("<html></html>")
+
+
+def test_no_text_ends_the_data_of_a_page() -> None:
+    data = json.dumps({TEXTS["html"]: TEXTS["separators"]})
+    page = f'<meta charset="UTF-8"><script>\n    var a = {data};\n</script>\n<script>ours</script>'
+    found = Page()
+    found.feed(safe_page(page))
+    assert found.opened == ["meta", "meta", "script", "script"]
+    assert json.loads(found.scripts[0].partition(" = ")[2].strip().rstrip(";")) == {TEXTS["html"]: TEXTS["separators"]}
+
+
+@evidently
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_what_clients_wrote_runs_nothing_in_a_browser(tmp_path: Path) -> None:
+    texts = [text[:5_000] for name, text in TEXTS.items() if name != "surrogates"]
+
+    def some(n: int) -> list[dict[str, Any]]:
+        return [
+            row
+            | {"model": texts[i % len(texts)], "finish_reason": texts[-i % len(texts)], f"score: {TEXTS['html']}": 0.5}
+            for i, row in enumerate(rows(n))
+        ]
+
+    file = tmp_path / "r.html"
+    done = write_report(some(60), some(80), file)
+    assert {f"score: {TEXTS['html']}", "model", "finish_reason"} <= {drift.column for drift in done.columns}
+    page = Page()
+    page.feed(file.read_text())
+    assert page.opened.count("script") == 4
+    assert not {"img", "iframe"} & page.tags
+    data = next(script for script in page.scripts if "additional_graphs" in script)
+    assert not set("<>&") & set(data)
+    assert "[INST]" in data
+    assert "default-src 'none'" in file.read_text()[:2_000]
+    _open_in_a_browser(file)
 
 
 @evidently

@@ -16,9 +16,12 @@ from driftline.sinks.clickhouse.migrate import migrate
 from driftline.streams.embedded_kafka import EmbeddedKafka
 from driftline.streams.running import RunningStack, publish, withdraw
 from driftline.streams.runtime.admin import apply_topics
-from driftline.streams.runtime.config import KafkaConfig
+from driftline.streams.runtime.config import IDLE_FETCH_MS, KafkaConfig
 from driftline.streams.settings import PREFIX, Settings
 from driftline.streams.supervisor import OnProgress, RoleSpec, ServiceSpec, Stack
+
+
+PARTITIONS = 1  # unless the settings say otherwise: each costs ticks and state, and there is one worker of each role
 
 
 class LocalStack:
@@ -32,6 +35,7 @@ class LocalStack:
         brokers: str | None = None,
         config_file: Path | None = None,
         env: Mapping[str, str] | None = None,
+        fetch_max_wait_ms: int = IDLE_FETCH_MS,
         on_progress: OnProgress | None = None,
         before_start: Callable[[], None] | None = None,
     ) -> None:
@@ -43,8 +47,11 @@ class LocalStack:
         self._env = dict(env or {})
         self._broker = None if brokers else EmbeddedKafka(settings.stack.kafka_port or _free_port())
         self._server = EmbeddedServer(folder / "clickhouse", settings.stack.clickhouse_port)
+        partitions = settings.kafka.partitions if "partitions" in settings.kafka.model_fields_set else PARTITIONS
         self.kafka: KafkaConfig = (
-            settings.kafka.for_embedded().model_copy(update={"brokers": self._broker.brokers})
+            settings.kafka.for_embedded(fetch_max_wait_ms).model_copy(
+                update={"brokers": self._broker.brokers, "partitions": partitions}
+            )
             if self._broker
             else settings.kafka.model_copy(update={"brokers": brokers})
         )
@@ -83,6 +90,7 @@ class LocalStack:
             self._settings.stack.state_dir,
             RunningStack(
                 brokers=self.kafka.brokers,
+                partitions=self.kafka.partitions,
                 embedded=self._broker is not None,
                 clickhouse=self._server.dsn,
                 health=self.addresses,

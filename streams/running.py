@@ -17,6 +17,7 @@ LOCK = "lock"
 
 class RunningStack(msgspec.Struct, frozen=True, kw_only=True):
     brokers: str
+    partitions: int
     embedded: bool  # the brokers are the embedded one, which lacks some of Kafka
     clickhouse: str  # DSN; may hold a secret, so the file is for its owner alone
     health: dict[str, str]  # base URL by role
@@ -60,7 +61,7 @@ def with_running_stack(settings: Settings, folder: Path | None = None) -> Settin
     changes: dict[str, object] = {}
     if "brokers" not in settings.kafka.model_fields_set:
         kafka = settings.kafka.for_embedded() if stack.embedded else settings.kafka
-        changes["kafka"] = kafka.model_copy(update={"brokers": stack.brokers})
+        changes["kafka"] = kafka.model_copy(update={"brokers": stack.brokers, "partitions": stack.partitions})
     if "dsn" not in settings.clickhouse.model_fields_set:
         changes["clickhouse"] = settings.clickhouse.model_copy(update={"dsn": SecretStr(stack.clickhouse)})
     return settings.model_copy(update=changes)

@@ -26,6 +26,7 @@ from driftline.streams.supervisor import OnProgress, run
 
 FOLDER = "demo"  # under the state folder: each run begins with nothing, the last one's data stays to be queried
 BROKER_ANSWERS_S = 10.0
+FETCH_MS = 20  # each of 330 slices waits for four hops: latency is what a demo's time is made of
 
 # The scenario brings its own time, wants every request embedded, and must not page anybody.
 OVERRIDES = {
@@ -99,6 +100,7 @@ def _stack(settings: Settings, brokers: str | None, config_file: Path | None, on
         brokers=brokers,
         config_file=config_file,
         env=OVERRIDES,
+        fetch_max_wait_ms=FETCH_MS,
         on_progress=on_progress,
         before_start=lambda: _empty(folder),
     )

@@ -1,14 +1,15 @@
 """Texts to unit vectors and languages: a cache in front, a worker thread behind, so that the event loop stays live."""
 
 import asyncio
+import functools
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from typing import NamedTuple, Protocol
 
-from driftline.streams.embed.config import EmbedConfig
-from driftline.streams.embed.encoder import Encoder, TransformerEncoder
+from driftline.streams.embed.config import BUNDLED, EmbedConfig
+from driftline.streams.embed.encoder import Encoder, LazyEncoder, TransformerEncoder
 from driftline.streams.embed.languages import Languages
 
 # Where a text is cut before it is tokenized: three times what English needs, and a bound on the work.
@@ -90,6 +91,13 @@ class CachedEmbedder:
 
 
 def load_embedder(config: EmbedConfig) -> CachedEmbedder:
-    """Takes seconds: call it before the event loop has work. Raises ConfigError if there is no such model or device."""
-    encoder = TransformerEncoder(config)
-    return CachedEmbedder(encoder, config, Languages().of) if config.language else CachedEmbedder(encoder, config)
+    """Call it before the event loop has work: a model of your own is loaded now. The bundled one, which is there for
+    certain, is loaded with the first text: torch takes seconds, and 430 MB that an idle stack does not need.
+
+    Raises ConfigError if there is no such model or device."""
+    certain = config.model == BUNDLED and config.device != "cuda"
+    encoder = LazyEncoder(config) if certain else TransformerEncoder(config)
+    if not config.language:
+        return CachedEmbedder(encoder, config)
+    languages = functools.cache(Languages)
+    return CachedEmbedder(encoder, config, lambda text: languages().of(text))

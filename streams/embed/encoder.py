@@ -10,6 +10,7 @@ passes of fewer than 12 tokens differ from larger ones. So:
 - on CUDA, where kernels are chosen by shape more freely, a pass has one of a few fixed shapes, filled with empty rows.
 """
 
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -56,8 +57,7 @@ class TransformerEncoder:
         self._batch_tokens = config.batch_tokens
         self._max_tokens = min(config.max_tokens, self._model.max_seq_length or config.max_tokens)
         self._pad: int = self._model.tokenizer.pad_token_id or 0
-        prefix = f"/{stable_id(config.text_prefix)[:8]}" if config.text_prefix else ""
-        self.name = f"{Path(config.model).name}/{self._max_tokens}{prefix}"
+        self.name = _name(config, self._max_tokens)
         logger.info("Embedding with %s on %s.", self.name, device)
 
     def encode(self, texts: Sequence[str]) -> Halves:
@@ -91,6 +91,26 @@ class TransformerEncoder:
             }
             output = self._model(features)["sentence_embedding"][: len(tokens)]
         return unit_halves(output.float().cpu().numpy())
+
+
+class LazyEncoder:
+    """The bundled model, loaded with the first text."""
+
+    def __init__(self, config: EmbedConfig) -> None:
+        self._config = config
+        longest = json.loads((Path(_bundled_path()) / "sentence_bert_config.json").read_bytes())["max_seq_length"]
+        self.name = _name(config, min(config.max_tokens, longest))
+        self._loaded: TransformerEncoder | None = None
+
+    def encode(self, texts: Sequence[str]) -> Halves:
+        if self._loaded is None:
+            self._loaded = TransformerEncoder(self._config)
+        return self._loaded.encode(texts)
+
+
+def _name(config: EmbedConfig, max_tokens: int) -> str:
+    prefix = f"/{stable_id(config.text_prefix)[:8]}" if config.text_prefix else ""
+    return f"{Path(config.model).name}/{max_tokens}{prefix}"
 
 
 def unit_halves(vectors: NDArray[np.float32]) -> Halves:

@@ -11,6 +11,7 @@ from driftline.streams.settings import Settings, load_settings
 
 STACK = RunningStack(
     brokers="127.0.0.1:19092",
+    partitions=1,
     embedded=True,
     clickhouse="http://driftline:secret@127.0.0.1:18123",
     health={"monitor": "http://127.0.0.1:19464"},
@@ -46,7 +47,7 @@ def test_other_settings_of_a_section_do_not_hide_the_stack(running: Path, monkey
     monkeypatch.setenv("DRIFTLINE_STACK__STATE_DIR", str(running))
     monkeypatch.setenv("DRIFTLINE_KAFKA__PARTITIONS", "2")
     found = with_running_stack(load_settings())
-    assert (found.kafka.brokers, found.kafka.partitions) == (STACK.brokers, 2)
+    assert (found.kafka.brokers, found.kafka.partitions) == (STACK.brokers, STACK.partitions)
 
 
 def test_a_stack_that_was_killed_is_none(running: Path) -> None:

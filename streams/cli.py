@@ -12,7 +12,7 @@ from driftline.streams.commands.query import query_command
 from driftline.streams.logs import set_up
 from driftline.streams.operate.commands import dlq_group, reconcile_command, replay_command, settings_of
 from driftline.streams.report.commands import report_command
-from driftline.streams.roles import ROLES
+from driftline.streams.roles import ROLES, run_role
 from driftline.streams.settings import Settings, load_settings
 from driftline.streams.terminal import Cli, console
 
@@ -41,7 +41,7 @@ def _settings(ctx: click.Context) -> Settings:
 @click.pass_context
 def worker(ctx: click.Context, role: str) -> None:
     """Run one role of the pipeline in this process, until SIGTERM."""
-    ROLES[role](settings_of(ctx))
+    run_role(role, settings_of(ctx))
 
 
 @main.command()

@@ -20,7 +20,6 @@ from driftline.streams.runtime.config import IDLE_FETCH_MS, KafkaConfig
 from driftline.streams.settings import PREFIX, Settings
 from driftline.streams.supervisor import OnProgress, RoleSpec, ServiceSpec, Stack
 
-
 PARTITIONS = 1  # unless the settings say otherwise: each costs ticks and state, and there is one worker of each role
 
 
@@ -55,7 +54,7 @@ class LocalStack:
             if self._broker
             else settings.kafka.model_copy(update={"brokers": brokers})
         )
-        self.topics: Topics = settings.topics
+        self.topics: Topics = self.kafka.topics
         self.stack = Stack(
             folder,
             [
@@ -91,6 +90,7 @@ class LocalStack:
             RunningStack(
                 brokers=self.kafka.brokers,
                 partitions=self.kafka.partitions,
+                control_key_file=self.kafka.control_key_file,
                 embedded=self._broker is not None,
                 clickhouse=self._server.dsn,
                 health=self.addresses,

@@ -4,7 +4,9 @@ import asyncio
 import logging
 import os
 import signal
+import sys
 from collections.abc import Awaitable, Callable
+from typing import NoReturn
 
 from driftline.schemas.clock import SystemClock
 from driftline.streams.health import Health, serve
@@ -83,6 +85,15 @@ ROLES: dict[str, Callable[[Settings], None]] = {
     "archive": run_archive,
     "notify": run_notify,
 }
+
+
+def run_role(name: str, settings: Settings) -> NoReturn:
+    """Run it in this process, and end the process. Torn down by the interpreter, torch takes seconds more, for nothing:
+    all is saved and said by then."""
+    ROLES[name](settings)
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(0)
 
 
 def _run_until_stopped(name: str, settings: Settings, role: Callable[[asyncio.Event, Health], Awaitable[None]]) -> None:

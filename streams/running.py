@@ -18,6 +18,7 @@ LOCK = "lock"
 class RunningStack(msgspec.Struct, frozen=True, kw_only=True):
     brokers: str
     partitions: int
+    control_key_file: Path | None = None
     embedded: bool  # the brokers are the embedded one, which lacks some of Kafka
     clickhouse: str  # DSN; may hold a secret, so the file is for its owner alone
     health: dict[str, str]  # base URL by role
@@ -29,7 +30,7 @@ def publish(folder: Path, stack: RunningStack) -> None:
     new = folder / f"{FILE}.new"
     new.unlink(missing_ok=True)
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(msgspec.json.format(msgspec.json.encode(stack), indent=2) + b"\n")
+        file.write(msgspec.json.format(msgspec.json.encode(stack, enc_hook=str), indent=2) + b"\n")
     new.replace(folder / FILE)
 
 
@@ -45,7 +46,7 @@ def find(folder: Path) -> RunningStack | None:
     if not file.exists() or not _is_locked(folder / LOCK):
         return None
     try:
-        return msgspec.json.decode(file.read_bytes(), type=RunningStack)
+        return msgspec.json.decode(file.read_bytes(), type=RunningStack, dec_hook=lambda type_, value: type_(value))
     except FileNotFoundError:  # it has stopped in between
         return None
     except (OSError, msgspec.MsgspecError) as error:
@@ -61,7 +62,8 @@ def with_running_stack(settings: Settings, folder: Path | None = None) -> Settin
     changes: dict[str, object] = {}
     if "brokers" not in settings.kafka.model_fields_set:
         kafka = settings.kafka.for_embedded() if stack.embedded else settings.kafka
-        changes["kafka"] = kafka.model_copy(update={"brokers": stack.brokers, "partitions": stack.partitions})
+        theirs = {"brokers": stack.brokers, "partitions": stack.partitions, "control_key_file": stack.control_key_file}
+        changes["kafka"] = kafka.model_copy(update=theirs)
     if "dsn" not in settings.clickhouse.model_fields_set:
         changes["clickhouse"] = settings.clickhouse.model_copy(update={"dsn": SecretStr(stack.clickhouse)})
     return settings.model_copy(update=changes)

@@ -13,7 +13,9 @@ from driftline.schemas.topics import LARGE, Topics
 SHORTEST_KEY = 16  # characters of a control key: nobody guesses 64 random bits
 
 
-IDLE_FETCH_MS = 500  # for a stack that mostly waits: a record takes a tenth of a second more, and idling next to nothing
+IDLE_FETCH_MS = (
+    500  # for a stack that mostly waits: a record takes a tenth of a second more, and idling next to nothing
+)
 
 
 class KafkaConfig(Config):

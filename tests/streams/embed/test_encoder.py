@@ -16,6 +16,7 @@ from driftline.streams.embed.encoder import (
     FLOOR_TOKENS,
     LENGTH_STEP,
     Halves,
+    LazyEncoder,
     TransformerEncoder,
     exact_passes,
     fixed_passes,
@@ -162,3 +163,12 @@ def test_fixed_passes_hold_each_text_once_in_one_height_per_width(lengths: list[
         assert width % LENGTH_STEP == 0
         assert all(width - LENGTH_STEP < max(1, lengths[row]) <= width for row in rows)
         assert len(rows) < height == max(1, batch_tokens // width) + 1
+
+
+def test_the_bundled_model_loads_with_the_first_text_and_is_the_same() -> None:
+    config = EmbedConfig(device="cpu", text_prefix="query: ", max_tokens=64)
+    lazy, loaded = LazyEncoder(config), TransformerEncoder(config)
+    assert lazy._loaded is None
+    assert lazy.name == loaded.name
+    assert np.array_equal(lazy.encode(["how are you?"]), loaded.encode(["how are you?"]))
+    assert LazyEncoder(EmbedConfig(max_tokens=4096)).name == "all-MiniLM-L6-v2/256"

@@ -8,6 +8,7 @@ import msgspec
 from rich.table import Table
 
 from driftline.streams.baselines.commands import baseline_group
+from driftline.streams.commands.check_config import check_config_command
 from driftline.streams.commands.query import query_command
 from driftline.streams.logs import set_up
 from driftline.streams.operate.commands import dlq_group, reconcile_command, replay_command, settings_of
@@ -107,13 +108,6 @@ def demo(
     ctx.exit(summary.exit_code)
 
 
-@main.command("check-config")
-@click.pass_context
-def check_config(ctx: click.Context) -> None:
-    """Read the settings as a start would, and show them (secrets hidden)."""
-    console.print_json(_settings(ctx).model_dump_json())
-
-
 @main.command()
 @click.argument("name", required=False)
 def schema(name: str | None) -> None:
@@ -159,7 +153,15 @@ def migrate(ctx: click.Context) -> None:
     console.print("\n".join(f"applied {name}" for name in applied) or "up to date")
 
 
-for command in (query_command, reconcile_command, dlq_group, replay_command, baseline_group, report_command):
+for command in (
+    query_command,
+    check_config_command,
+    reconcile_command,
+    dlq_group,
+    replay_command,
+    baseline_group,
+    report_command,
+):
     main.add_command(command)
 
 if __name__ == "__main__":

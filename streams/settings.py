@@ -4,8 +4,11 @@ Unknown keys are refused, by name. Each section's type, with its defaults and th
 component it configures.
 """
 
+import json
 import os
+import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +17,13 @@ from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
 )
 
 from driftline.detectors.config import DetectorsConfig
 from driftline.schemas.config import Config
 from driftline.schemas.errors import ConfigError
+from driftline.schemas.text import for_log
 from driftline.schemas.topics import Topics
 from driftline.sinks.clickhouse.config import ClickHouseConfig
 from driftline.sinks.notify.config import NotifyConfig
@@ -26,6 +31,7 @@ from driftline.streams.embed.config import EmbedConfig
 from driftline.streams.health import HealthConfig
 from driftline.streams.judge import JudgeConfig
 from driftline.streams.monitor.config import MonitorConfig
+from driftline.streams.plain_words import unknown_variables, wrong_values
 from driftline.streams.poison import ArchiveConfig
 from driftline.streams.redact import remember
 from driftline.streams.runtime.config import KafkaConfig
@@ -87,30 +93,48 @@ class Settings(BaseSettings):
 
 
 def load_settings(path: Path | None = None) -> Settings:
-    """Read the file (if any) and the environment. Raises `ConfigError` with one line per problem, naming the key."""
+    """Read the file (if any) and the environment. Raises `ConfigError` with all problems in one line, by key."""
+    settings, problems = read_settings(path)
+    if settings is None:
+        raise ConfigError("; ".join(problems) if path is None else f"{path}: {'; '.join(problems)}")
+    return settings
+
+
+def read_settings(path: Path | None = None) -> tuple[Settings | None, list[str]]:
+    """The settings, or what is wrong with them, a line each; no line holds a secret."""
     values: dict[str, Any] = {}
     if path is not None:
         try:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
-            raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-        except tomllib.TOMLDecodeError as error:
-            raise ConfigError(f"{path}: not valid TOML: {error}") from error
-    _refuse_unknown_environment()
+            return None, [f"cannot be read: {error.strerror}"]
+        except UnicodeDecodeError:
+            return None, ["not valid TOML: it is not UTF-8 text"]
+        except (tomllib.TOMLDecodeError, RecursionError) as error:
+            return None, [f"not valid TOML: {for_log(error)}"]
+    problems = list(unknown_variables(os.environ, PREFIX, Settings))
     try:
         settings = Settings(**values)
     except ValidationError as error:
-        where = f"{path} or environment" if path else "environment"
-        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False)]
-        raise ConfigError(f"{where}: " + "; ".join(problems)) from error
+        return None, [*problems, *wrong_values(error, Settings, PREFIX, os.environ)]
+    except SettingsError as error:
+        return None, [*problems, *_no_json(error)]
+    if problems:
+        return None, problems
     remember(settings)
-    return settings
+    return settings, []
 
 
-def _refuse_unknown_environment() -> None:
+def _no_json(error: SettingsError) -> Iterator[str]:
+    """A variable that stands for a section or a list is JSON."""
+    field = re.search(r'field "(\w+)"', str(error))
     for name in os.environ:
-        if name.upper().startswith(PREFIX) and "__" in name:
-            section = name[len(PREFIX) :].split("__")[0].lower()
-            if section not in Settings.model_fields:
-                known = ", ".join(Settings.model_fields)
-                raise ConfigError(f"environment variable {name}: no section {section!r}; there are {known}")
+        if field and name.upper().startswith(f"{PREFIX}{field[1].upper()}"):
+            text = os.environ[name]
+            try:
+                json.loads(text)
+            except ValueError:
+                section = name.upper() == f"{PREFIX}{field[1].upper()}"
+                advice = f"; single keys are {name}__<KEY>" if section else ""
+                if section or text.lstrip()[:1] in ("[", "{"):
+                    yield f"{name}: expected JSON{advice}"

@@ -1,6 +1,6 @@
 """From settings to notifiers."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
 import aiohttp
@@ -23,23 +23,18 @@ async def open_notifiers(config: NotifyConfig, clock: Clock) -> AsyncIterator[li
     if config.dry_run:
         yield [LogNotifier()]
         return
+    if problems := list(wrong(config)):
+        raise ConfigError("; ".join(problems))
     notifiers: list[Notifier] = []
     async with aiohttp.ClientSession(headers={"User-Agent": "driftline"}) as session:
         if (pagerduty := config.pagerduty) is not None:
             key = pagerduty.routing_key.get_secret_value()
-            _check(pagerduty.url, "notify.pagerduty.url")
             notifiers.append(PagerDutyNotifier(pagerduty, HttpSender(session, "PagerDuty", pagerduty, clock, [key])))
         if (slack := config.slack) is not None:
             url = slack.webhook_url.get_secret_value()
-            _check(url, "notify.slack.webhook_url")
             notifiers.append(SlackNotifier(slack, HttpSender(session, "Slack", slack, clock, secrets_of(url)), clock))
         for webhook in config.webhooks:
             url = webhook.url.get_secret_value()
-            _check(url, f"notify.webhooks.{webhook.name}.url")
-            if URL(url).user and "authorization" in map(str.lower, webhook.headers):
-                raise ConfigError(
-                    f"notify.webhooks.{webhook.name} has credentials in its url and its headers: keep one"
-                )
             secrets = [*secrets_of(url), *(value.get_secret_value() for value in webhook.headers.values())]
             sender = HttpSender(session, f"Webhook {webhook.name}", webhook, clock, secrets)
             notifiers.append(WebhookNotifier(webhook, sender))
@@ -48,13 +43,26 @@ async def open_notifiers(config: NotifyConfig, clock: Clock) -> AsyncIterator[li
         yield notifiers
 
 
-def _check(url: str, key: str) -> None:
+def wrong(config: NotifyConfig) -> Iterator[str]:
+    """What keeps its receivers from being told, a line each, without what may be a secret."""
+    if config.pagerduty is not None and not _is_url(config.pagerduty.url):
+        yield "notify.pagerduty.url is not an http or https URL"
+    if config.slack is not None and not _is_url(config.slack.webhook_url.get_secret_value()):
+        yield "notify.slack.webhook_url is not an http or https URL"
+    for webhook in config.webhooks:
+        url = webhook.url.get_secret_value()
+        if not _is_url(url):
+            yield f"notify.webhooks.{webhook.name}.url is not an http or https URL"
+        elif URL(url).user and "authorization" in map(str.lower, webhook.headers):
+            yield f"notify.webhooks.{webhook.name} has credentials in its url and its headers: keep one"
+
+
+def _is_url(url: str) -> bool:
     try:
         parsed = URL(url)
+        return parsed.scheme in {"http", "https"} and bool(parsed.host)
     except ValueError:
-        parsed = URL()
-    if parsed.scheme not in {"http", "https"} or not parsed.host:
-        raise ConfigError(f"{key} is not an http or https URL")  # without the URL, which may be a secret
+        return False
 
 
 def secrets_of(url: str) -> list[str]:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from aiokafka.helpers import create_ssl_context
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from driftline.schemas.config import Config
 from driftline.schemas.errors import ConfigError
@@ -54,6 +54,15 @@ class KafkaConfig(Config):
     ssl_certfile: Path | None = None  # a client certificate, for mutual TLS
     ssl_keyfile: Path | None = None
     ssl_keypassword: SecretStr | None = None
+
+    @field_validator("brokers")
+    @classmethod
+    def _are_addresses(cls, brokers: str) -> str:
+        for address in brokers.split(","):
+            host, _, port = address.strip().rpartition(":")
+            if "://" in address or not host or not port.isdecimal() or not 0 < int(port) <= 65535:
+                raise ValueError(f"expected host:port, with commas between several, got {address.strip()!r}")
+        return brokers
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -126,13 +135,23 @@ class KafkaConfig(Config):
         return options
 
     def _ssl_context(self) -> Any:
+        """:raises ConfigError: a file cannot be read, or holds no certificate or key."""
+        files = {name: getattr(self, name) for name in ("ssl_cafile", "ssl_certfile", "ssl_keyfile")}
+        for name, path in files.items():
+            try:
+                if path is not None:
+                    path.open("rb").close()
+            except OSError as error:
+                raise ConfigError(f"kafka.{name} {path}: {error.strerror}") from error
         password = self.ssl_keypassword
-        return create_ssl_context(
-            cafile=None if self.ssl_cafile is None else str(self.ssl_cafile),
-            certfile=None if self.ssl_certfile is None else str(self.ssl_certfile),
-            keyfile=None if self.ssl_keyfile is None else str(self.ssl_keyfile),
-            password=None if password is None else password.get_secret_value(),
-        )
+        try:
+            return create_ssl_context(
+                **{name.removeprefix("ssl_"): None if path is None else str(path) for name, path in files.items()},
+                password=None if password is None else password.get_secret_value(),
+            )
+        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+            named = ", ".join(f"kafka.{name}" for name, path in files.items() if path is not None)
+            raise ConfigError(f"{named}: no valid certificates or key in PEM: {error}") from error
 
     def group_options(self) -> dict[str, Any]:
         """For consumers that are members of a group; they commit by themselves, after the work is done."""

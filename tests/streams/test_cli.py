@@ -17,9 +17,9 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CliRunner:
 
 
 def test_check_config_shows_settings_without_secrets(cli: CliRunner) -> None:
-    result = cli.invoke(main, ["--config", str(EXAMPLE), "check-config"])
+    result = cli.invoke(main, ["--config", str(EXAMPLE), "check-config", "--json"])
     assert result.exit_code == 0
-    assert json.loads(result.stdout)["kafka"]["partitions"] == 12
+    assert json.loads(result.stdout)["settings"]["kafka"]["partitions"] == 12
     assert "0123456789abcdef" not in result.output
 
 

@@ -228,6 +228,8 @@ class DeadLetter(msgspec.Struct, tag="dead_letter", tag_field="type", kw_only=Tr
     raw: bytes  # base64 in JSON; of several elements an array of them
     key: bytes | None = None
     count: int = 1  # elements that it stands for: a record with very many has one letter for all after the first ones
+    role: str = ""  # the role that goes on without it; empty: it could not be stored, and so is nowhere else
+    until: int = 0  # what retention deleted before the role had read it: the records from `offset` to before this one
 
 
 Result: TypeAlias = WindowStats | LeftOut | Evidence | Alert | RollbackSignal | BreakerSignal | Baseline

@@ -8,6 +8,7 @@ probe: a role that a restart would help ends by itself, and one that waits for a
 import asyncio
 import faulthandler
 import logging
+import math
 import os
 import sys
 import threading
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 FROZEN_S = 60.0  # an event loop that did not turn for this long has lost its group membership: only a restart helps
 LOOKS = 12  # at the loop within that time; all must find it standing
+TOLD_S = 3600.0  # long enough for whoever looks now and then, and for alerts that wait for minutes
 CLOSE_S = 0.5  # for an answer under way when the role stops
 
 
@@ -46,6 +48,7 @@ class Problem:
     do: str
     since: int  # microseconds since the Unix epoch
     shows_at: float  # monotonic seconds
+    until: float = math.inf  # monotonic seconds
 
 
 class Health:
@@ -65,6 +68,11 @@ class Health:
         shows_at = self._clock.monotonic() + after_s if before is None else before.shows_at
         self._problems[key] = Problem(what, do, since, shows_at)
 
+    def told(self, key: str, what: str, do: str) -> None:
+        """Something went wrong that nothing sets right again: it shows for TOLD_S."""
+        now = self._clock.monotonic()
+        self._problems[key] = Problem(what, do, self._clock.now(), now, now + TOLD_S)
+
     def right(self, key: str) -> None:
         """It is over, or never was."""
         self._problems.pop(key, None)
@@ -80,7 +88,7 @@ class Health:
     def problems(self) -> list[Problem]:
         """The oldest first."""
         now = self._clock.monotonic()
-        return sorted((p for p in self._problems.values() if p.shows_at <= now), key=lambda p: p.since)
+        return sorted((p for p in self._problems.values() if p.shows_at <= now < p.until), key=lambda p: p.since)
 
     def report(self) -> dict[str, object]:
         problems = self.problems

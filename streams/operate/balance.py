@@ -5,7 +5,7 @@ record, and with the windows when a tick that the monitor has absorbed came afte
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal
 
@@ -43,7 +43,8 @@ class Stored:
 
     tables: Mapping[Group, Rows]
     windows: Mapping[Group, Rows]  # counted in windows or left out of them
-    letters: Set[Place]
+    letters: Set[Place]  # of what could not be stored
+    lost: Sequence["Lost"] = ()
 
 
 class Difference(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -66,6 +67,16 @@ class InFlight(msgspec.Struct, frozen=True):
     dead_letters: bool
 
 
+class Lost(msgspec.Struct, frozen=True):
+    """Records that retention deleted before a role had read them: offsets `first` to before `until`."""
+
+    role: str
+    topic: str
+    partition: int
+    first: int
+    until: int
+
+
 class Balance(msgspec.Struct, frozen=True):
     events: int  # read, copies included
     distinct: int  # of them in groups compared with the tables
@@ -75,13 +86,15 @@ class Balance(msgspec.Struct, frozen=True):
     dead_letters: int  # compared
     moved: int
     repeats_left_out: int  # repeats so late that the monitor left them out as if they were new
+    aside: int  # events in no window, since the monitor put their record aside
     uncovered: int  # groups that the topic no longer has in full
     differences: list[Difference]
     in_flight: list[InFlight]
+    lost: list[Lost] = []
 
     @property
     def equal(self) -> bool:
-        return not self.differences
+        return not self.differences and not self.lost
 
 
 def compare(
@@ -109,7 +122,9 @@ def compare(
                 windows = stored.windows[group].count if group in stored.windows else 0
                 repeats = max(0, min(windows - in_windows[group], late_repeats[group]))
                 windows -= repeats
-                compared.update(windows=1, in_windows=in_windows[group], repeats=repeats)
+                aside = max(0, min(in_windows[group] - windows, tally.aside[group]))
+                windows += aside
+                compared.update(windows=1, in_windows=in_windows[group] - aside, repeats=repeats, aside=aside)
             else:
                 to_close.update(judge.partitions(group))
         if table not in (None, topic) or windows not in (None, in_windows[group]):
@@ -131,6 +146,7 @@ def compare(
         dead_letters=len(letters),
         moved=tally.moved(),
         repeats_left_out=compared["repeats"],
+        aside=compared["aside"],
         uncovered=compared["uncovered"],
         differences=differences,
         in_flight=[
@@ -138,6 +154,7 @@ def compare(
             for p, reach in sorted(reaches.items())
             if reach.archived < reach.end or to_store[p] or to_close[p] or not reach.letters_stored
         ],
+        lost=list(stored.lost),
     )
 
 

@@ -1,7 +1,7 @@
 """The monitor's folds run once more, offline: over the log itself, or over what ClickHouse keeps of it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -79,12 +79,13 @@ async def run_over_log(
     results: Results,
     *,
     limits: Mapping[int, int],
+    aside: Mapping[int, Set[int]],
     sent_from: int | None,
     until: int | None,
     tell: Tell,
 ) -> Extent:
     """From the records sent at `sent_from` (None: from the beginning) up to the offsets `limits`, or until a tick says
-    `until`."""
+    `until`; without those that the first run went on without (`aside`)."""
     partitions = await log.partitions(topic)
     starts = await log.starts(partitions, sent_from)
     extent = Extent({tp.partition: start for tp, start in starts.items()})
@@ -98,7 +99,7 @@ async def run_over_log(
         done = len(taken) < len(records)
         for i in range(0, len(taken), _AT_ONCE):
             some = taken[i : i + _AT_ONCE]
-            await results.take(await fold.absorb(some))
+            await results.take(await fold.absorb([record for record in some if record.offset not in aside[number]]))
             extent.ends[number] = some[-1].offset + 1
             if until is not None and (fold.watermark or 0) >= until:
                 done = True

@@ -15,7 +15,7 @@ from aiokafka import AIOKafkaProducer, ConsumerRecord
 from aiokafka.errors import KafkaError
 
 from driftline.schemas.clock import Clock
-from driftline.schemas.codec import DecodeError, decode, decode_events, encode, is_deep
+from driftline.schemas.codec import DecodeError, decode, decode_events, embeddings_in, encode, is_deep
 from driftline.schemas.errors import PermanentError, RetryableError
 from driftline.schemas.results import DeadLetter, result_types
 from driftline.schemas.topics import LARGE, Topics
@@ -26,7 +26,7 @@ SHOWN = 64 * 1024  # bytes of a letter: more is no reading
 SHOWN_DEPTH = 50  # brackets in each other that are still indented
 REQUEUED = "driftline-requeued"  # the header; its value is the time, in microseconds
 
-Outcome: TypeAlias = Literal["sent", "sent before", "still wrong", "unknown topic"]
+Outcome: TypeAlias = Literal["sent", "sent before", "still wrong", "unknown topic", "gone"]
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,8 @@ def what_is_wrong(raw: bytes, topic: str, topics: Topics) -> str:
     """Why it could not be taken today; empty: it could."""
     if topic == topics.events:
         return "; ".join(reject.reason for reject in decode_events(raw).rejects)
+    if topic == topics.embeddings:
+        return "; ".join(reject.reason for reject in embeddings_in(raw).rejects)
     try:
         decode(raw, result_types(topics)[topic])
     except DecodeError as error:
@@ -109,7 +111,9 @@ def what_is_wrong(raw: bytes, topic: str, topics: Topics) -> str:
 def judge(letter: Letter, raw: bytes, topics: Topics, *, again: bool, force: bool) -> Outcome:
     """What becomes of a letter that is asked for; "sent": it may go."""
     topic = letter.letter.topic
-    if topic != topics.events and topic not in result_types(topics):
+    if letter.letter.until:
+        return "gone"
+    if topic not in (topics.events, topics.embeddings, *result_types(topics)):
         return "unknown topic"
     if letter.requeued_at is not None and not again:
         return "sent before"

@@ -1,6 +1,6 @@
 """How far a role has come with the log, as it says itself."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import NamedTuple
 
 from aiokafka import TopicPartition
@@ -17,6 +17,7 @@ class Absorbed(NamedTuple):
 
     offset: int = -1  # of the newest record
     published: Mapping[str, int] = {}  # topic -> offset of the newest result in the partition of the same number
+    aside: Set[int] = frozenset()  # offsets of records that it goes on without, where asked for
 
     def is_stored(self, committed: Mapping[TopicPartition, int], partition: int) -> bool:
         """Whether the archive has committed past all results."""
@@ -32,6 +33,11 @@ class Roles:
         self._folds = folds
         self._absorbed: dict[tuple[str, int], Absorbed] = {}
         self._read: dict[TopicPartition, int] = {}
+        self._aside: dict[tuple[str, int], Set[int]] = {}
+
+    def aside(self, fold: str, partition: int) -> Set[int]:
+        """The offsets of the records that the fold goes on without."""
+        return self._aside.get((fold, partition), set())
 
     def newest(self, fold: str, partition: int) -> Absorbed:
         return self._absorbed.get((fold, partition), Absorbed())
@@ -57,6 +63,7 @@ class Roles:
             for tp, record in (await self._log.newest(partitions)).items():
                 state = states.decode(record.value)
                 self._take(fold, tp.partition, Absorbed(state.offset, state.published))
+                self._aside[fold, tp.partition] = {skip.offset for skip in state.skipped}
 
     def _take(self, fold: str, partition: int, absorbed: Absorbed) -> None:
         if absorbed.offset > self.newest(fold, partition).offset:

@@ -14,7 +14,7 @@ from driftline.schemas.results import result_types
 from driftline.streams.operate.balance import Balance, Reach, Stored, compare
 from driftline.streams.operate.log import Log
 from driftline.streams.operate.progress import Absorbed, Roles
-from driftline.streams.operate.stored import count_stored, raw_letters
+from driftline.streams.operate.stored import count_stored, put_aside, raw_letters
 from driftline.streams.operate.tally import Selection, Tally
 from driftline.streams.settings import Settings
 
@@ -73,6 +73,8 @@ def _ask(settings: Settings, tally: Tally, selection: Selection, born: Mapping[i
     """Dead letters that can be decoded were refused by ClickHouse: these are taken off what it must have."""
     events = settings.topics.events
     stored = count_stored(settings.clickhouse, selection, events, born)
+    for partition, raw in put_aside(settings.clickhouse, events, MONITOR):
+        tally.put_aside(partition, raw)
     refused = set()
     for place, raw in raw_letters(settings.clickhouse, events, stored.letters - tally.rejects):
         decoded = decode_events(raw)

@@ -24,6 +24,7 @@ from driftline.streams.operate.folds import Extent, FoldName, Results, run_over_
 from driftline.streams.operate.log import Log
 from driftline.streams.operate.progress import Absorbed, Roles
 from driftline.streams.pricing import Pricer
+from driftline.streams.runtime import quarantine
 from driftline.streams.settings import Settings
 
 Source: TypeAlias = Literal["kafka", "clickhouse"]
@@ -131,6 +132,7 @@ async def _from_log(settings: Settings, span: Span, results: Results, tell: Tell
                 make,
                 results,
                 limits={p: absorbed[fold, p].offset + 1 for p in range(settings.kafka.partitions)},
+                aside={p: absorbed[fold, p].aside for p in range(settings.kafka.partitions)},
                 sent_from=sent_from,
                 until=None if span.until is None else span.until + settled,
                 tell=lambda at, topic=topic: tell(f"Replaying {topic}", at),  # type: ignore[misc]  # the loop's topic
@@ -155,7 +157,9 @@ async def _absorbed(log: Log, settings: Settings, notes: list[str]) -> dict[tupl
     roles = Roles(log, topics, ("monitor", "drift"))
     await roles.look()
     folds: tuple[FoldName, ...] = ("monitor", "drift")
-    absorbed = {(fold, p): roles.newest(fold, p) for fold in folds for p in partitions}
+    absorbed = {
+        (fold, p): roles.newest(fold, p)._replace(aside=roles.aside(fold, p)) for fold in folds for p in partitions
+    }
     every = [TopicPartition(topic, p) for topic in result_types(topics) for p in partitions]
     now = asyncio.get_running_loop().time
     deadline = now() + WAIT_S
@@ -264,7 +268,9 @@ def _rows(client: Client, table: Table, fold: FoldName, span: Span) -> Iterator[
     """Rows, each with its time and when it was stored, microseconds."""
     time = SHAPES[table].time
     rule = {"evidence": "detector", "alerts": "rule"}.get(table)
-    of_fold = "1" if rule is None else f"{rule} {'IN' if fold == 'drift' else 'NOT IN'} {DRIFT}"
+    # What the runtime says of a record that it put aside is no result of a fold.
+    of_fold = f"{rule} IN {DRIFT}" if fold == "drift" else f"{rule} NOT IN {(quarantine.RULE, *DRIFT)}"
+    of_fold = "1" if rule is None else of_fold
     lines = client.raw_query(
         f"SELECT * EXCEPT (ingested_at), toUnixTimestamp64Micro({time}) AS _time, "
         f"toUnixTimestamp64Micro(ingested_at) AS _ingested FROM {table} "

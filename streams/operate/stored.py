@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from driftline.schemas.events import MICROSECONDS
 from driftline.sinks.clickhouse.client import Client, session
 from driftline.sinks.clickhouse.config import ClickHouseConfig
-from driftline.streams.operate.balance import Rows, Stored
+from driftline.streams.operate.balance import Lost, Rows, Stored
 from driftline.streams.operate.tally import Group, Kind, Place, Selection
 
 _TABLES: dict[str, Kind] = {"traces": "trace", "scores": "score", "releases": "release"}
@@ -30,11 +30,32 @@ def count_stored(config: ClickHouseConfig, selection: Selection, topic: str, bor
             windows |= _added(found)
         rows = client.query(
             "SELECT partition, offset, index, toUnixTimestamp64Micro(ingested_at) FROM dead_letters "
-            "WHERE topic = {topic:String} AND ({app:String} = '' OR key = {app:String})",
+            "WHERE topic = {topic:String} AND role = '' AND ({app:String} = '' OR key = {app:String})",
             parameters={"topic": topic, "app": selection.app or ""},
         ).result_rows
+        lost = _lost(client, selection)
     letters = {Place(p, offset, element) for p, offset, element, ingested in rows if ingested >= born.get(p, 0)}
-    return Stored(tables, windows, letters)
+    return Stored(tables, windows, letters, lost)
+
+
+def _lost(client: Client, selection: Selection) -> list[Lost]:
+    """What was noticed since the selection begins: records that are gone do not say whose events they held, or when."""
+    rows = client.query(
+        "SELECT role, topic, partition, offset, until FROM dead_letters WHERE until > 0 "
+        f"AND toUnixTimestamp64Micro(ingested_at) >= {selection.since or 0} ORDER BY role, topic, partition, offset"
+    ).result_rows
+    return [Lost(*row) for row in rows]
+
+
+def put_aside(config: ClickHouseConfig, topic: str, role: str) -> Iterator[tuple[int, bytes]]:
+    """The partition and the bytes of each record that a role goes on without."""
+    with session(config) as client:
+        for p, raw in client.query(
+            "SELECT partition, base64Encode(raw) FROM dead_letters "
+            "WHERE topic = {topic:String} AND role = {role:String} AND until = 0",
+            parameters={"topic": topic, "role": role},
+        ).result_rows:
+            yield p, b64decode(raw)
 
 
 def raw_letters(config: ClickHouseConfig, topic: str, places: Collection[Place]) -> Iterator[tuple[Place, bytes]]:
@@ -44,7 +65,7 @@ def raw_letters(config: ClickHouseConfig, topic: str, places: Collection[Place])
             wanted = ", ".join(str(tuple(place)) for place in ordered[i : i + _AT_ONCE])
             for p, offset, element, raw in client.query(
                 "SELECT partition, offset, index, base64Encode(raw) FROM dead_letters "
-                f"WHERE topic = {{topic:String}} AND (partition, offset, index) IN ({wanted})",
+                f"WHERE topic = {{topic:String}} AND role = '' AND (partition, offset, index) IN ({wanted})",
                 parameters={"topic": topic},
             ).result_rows:
                 yield Place(p, offset, element), b64decode(raw)

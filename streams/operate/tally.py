@@ -98,6 +98,7 @@ class Tally:
         self._releases: dict[tuple[str, str], int] = {}  # the newest copy's time: the one that ClickHouse keeps
         self._refused: dict[Kind, set[int]] = {"trace": set(), "score": set()}
         self._refused_releases: set[tuple[str, str]] = set()
+        self.aside: Counter[Group] = Counter()  # events of records that the monitor put aside
 
     def add(self, partition: int, records: Sequence[ConsumerRecord]) -> None:
         """The next records of a partition."""
@@ -140,6 +141,13 @@ class Tally:
             self._refused_releases.add((event.app, event.id))
         elif not isinstance(event, CONTROLS):
             self._refused[_kind(event)].add(_digest(event))
+
+    def put_aside(self, partition: int, raw: bytes) -> None:
+        """A record that the monitor goes on without: tables have its events, and no window need."""
+        for event in self._controls.decode(decode_logged, raw, partition).events:
+            for inner in event.events if isinstance(event, Forwarded) else (event,):
+                if isinstance(inner, Trace | Score):
+                    self.aside[Group(_kind(inner), inner.app, self.selection.start_of(inner.ts))] += 1
 
     def _of_app(self, key: bytes | None) -> bool:
         return self.selection.app is None or key == self.selection.app.encode()

@@ -59,6 +59,17 @@ def _balance(found: Balance) -> Iterator[RenderableType]:
             f"[yellow]Repeats left out:[/] {found.repeats_left_out:,} came so late that the monitor "
             "said of them, as of new events, that no window counts them"
         )
+    if found.aside:
+        yield (
+            f"[yellow]Put aside:[/] {found.aside:,} events are in no window: their records ended the monitor "
+            "(`driftline dlq ls --reason quarantined`)"
+        )
+    for lost in found.lost[:MOST]:
+        yield (
+            f"[bold red]Lost:[/] retention deleted {lost.until - lost.first:,} records of "
+            f"{lost.topic}[{lost.partition}], offsets {lost.first} to {lost.until - 1}, "
+            f"before {lost.role} had read them"
+        )
     verdict = "[bold green]Equal:[/]" if found.equal else "Compared:"
     yield (
         f"{verdict} {found.events:,} events read; {found.distinct:,} distinct in tables, {found.in_windows:,} in "
@@ -127,6 +138,8 @@ def letter_fields(found: Letter) -> dict[str, Any]:
         "index": was.index,
         "key": None if was.key is None else _text(was.key),
         "reason": was.reason,
+        "role": was.role,
+        "until": was.until,
         "raw": _text(was.raw),
         "requeued_at": found.requeued_at,
     }
@@ -174,6 +187,7 @@ def requeued(results: Sequence[tuple[Letter, Outcome]]) -> RenderableType:
     reasons: dict[Outcome, str] = {
         "sent before": "sent again before: not sent (--again sends them)",
         "still wrong": "still cannot be taken: not sent (repair them with --edit, or --force)",
+        "gone": "deleted by retention before they were read: there is nothing to send",
         "unknown topic": "from a topic that is not ours: not sent",
     }
     counts = Counter(outcome for _, outcome in results)

@@ -44,6 +44,10 @@ class KafkaConfig(Config):
     checkpoint_s: float = Field(default=2.0, gt=0)  # a crash repeats at most about this much work
     checkpoint_records: int = Field(default=50_000, ge=1)  # bounds the repeated work under load
 
+    # Records of a partition that a role may put aside within an hour, because each ends it; there is an alert for each.
+    # Wild input has a few; more means that Driftline itself is at fault, and then standing still loses nothing.
+    quarantine_limit: int = Field(default=100, ge=0)
+
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = (
         "SCRAM-SHA-512"  # the strongest with a password

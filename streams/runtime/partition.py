@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
+import msgspec
+
 from driftline.schemas.clock import Clock
 from driftline.schemas.codec import encode as encode_result
 from driftline.schemas.errors import PermanentError
@@ -13,8 +15,10 @@ from driftline.schemas.results import Progress
 from driftline.schemas.topics import Topics
 from driftline.streams import metrics
 from driftline.streams.fold import Fold, Output
+from driftline.streams.runtime import quarantine
 from driftline.streams.runtime import state as states
 from driftline.streams.runtime.config import KafkaConfig
+from driftline.streams.runtime.state import NOWHERE
 from driftline.streams.runtime.transport import Fetched, Run
 
 logger = logging.getLogger(__name__)
@@ -49,19 +53,30 @@ class Surroundings:
     send: Send
     current: "Callable[[Partition], bool]"  # False from the beginning of a rebalance on
     hook: Hook
+    tell: "Callable[[str, str, str], None]" = lambda key, what, do: None  # of /healthz, for a while
 
 
 class Partition:
     """Takes runs in turn; `offset` is how far it has absorbed."""
 
     def __init__(
-        self, topic: str, number: int, epoch: int, name: str, fold: Fold, state: states.State, around: Surroundings
+        self,
+        topic: str,
+        number: int,
+        epoch: int,
+        name: str,
+        fold: Fold,
+        state: states.State,
+        around: Surroundings,
+        note: states.Note | None = None,
+        state_at: int = NOWHERE,
     ) -> None:
+        """`note`: what the start before left behind; `state_at`: where the state's record is."""
         self.topic = topic
         self.number = number
         self.epoch = epoch
         self.offset = state.offset
-        self._name = name  # of the fold: names the state topic and the Progress records
+        self.name = name  # of the fold: names the state topic and the Progress records
         self._fold = fold
         self._around = around
         self._published = dict(state.published)
@@ -70,8 +85,13 @@ class Partition:
         self._queued: set[int] = set()  # last offsets of the runs handed out
         self._whole = True  # all that is absorbed is also published: what a state record says
         self._acknowledge: Callable[[], object] = _nothing_to_acknowledge  # of the newest run absorbed
+        self._skipped = state.skipped
+        self._suspects = quarantine.suspects(note, state.offset)
+        self._state_at = state_at
+        self._watched = True  # until the first state, and until all suspects are absorbed: notes are written
+        self._noted = False  # a note is open
         self._counted = dict(fold.counters)
-        metrics.dropped(name, dict.fromkeys(self._counted, 0))
+        metrics.dropped(name, dict.fromkeys((*self._counted, "quarantined"), 0))
         self._turn = asyncio.Lock()
 
     @property
@@ -105,16 +125,48 @@ class Partition:
             if self._unsaved and self._whole:
                 await self._save()
 
+    async def close_note(self) -> None:
+        """The process stops because it was asked to: what is being absorbed has not ended it."""
+        if self._noted:
+            await self._note(_NOTHING)
+
     async def _take(self, run: Run, acknowledge: Callable[[], object]) -> None:
         records = self._new(run)
-        if not records:
+        parts = [records] if self._suspects is None else list(self._suspects.parts(records))
+        for part in filter(None, parts):
+            if self._unsaved and self._suspects is not None and self.offset < self._suspects.first <= part[0].offset:
+                await self._save()  # what is known to be good is not absorbed again with each try
+            if not self._around.current(self):
+                return
+            if part is parts[-1]:
+                self._acknowledge = acknowledge
+            await self._absorb(part)
+
+    async def _absorb(self, records: Sequence[Fetched]) -> None:
+        first, last = records[0].offset, records[-1].offset
+        again = self._suspects if self._suspects is not None and self._suspects[:2] == (first, last) else None
+        if again is not None and again.guilty:
+            await self._quarantine(records[0], again.reason)
             return
+        note = states.Note(NOWHERE, first, last) if again is None else states.Note(NOWHERE, *again)
+        if self._watched:
+            await self._note(note)
         before = self._fold.watermark
         self._whole = False  # a fold that raises may have absorbed a part
-        outputs = await self._fold.absorb(records)
-        self.offset = records[-1].offset
-        self._acknowledge = acknowledge
+        try:
+            outputs = await self._fold.absorb(records)
+        except Exception as error:
+            if not quarantine.is_its_fault(error):
+                await self.close_note()
+                raise
+            why = quarantine.reason(error)
+            await self._note(msgspec.structs.replace(note, reason=why))
+            raise quarantine.Raised(first, last, why) from error
+        await self.close_note()
+        self.offset = last
         self._unsaved += len(records)
+        if self._suspects is not None and last >= self._suspects.last:
+            self._suspects = None
         self._done("absorbed")
         # Once a rebalance has begun, the partition's next owner does the rest again: this one stops at any point.
         if not self._around.current(self):
@@ -130,13 +182,61 @@ class Partition:
         if self._due():
             await self._save()
 
+    async def _note(self, note: states.Note) -> None:
+        """Before its ack comes nothing of it may be absorbed."""
+        if not self._around.current(self):
+            return
+        value = states.encode_note(msgspec.structs.replace(note, state_at=self._state_at))
+        await self._around.send(
+            [Output(self._around.topics.state(self.name), states.note_key(self.number), value)], self.number
+        )
+        self._noted = note.first <= note.last
+
+    async def _quarantine(self, record: Fetched, why: str) -> None:
+        """Go on without this record: said to the dead letters and as an alert, before a state says so."""
+        limit = self._around.config.quarantine_limit
+        where = f"{self.topic}[{self.number}], offset {record.offset}"
+        if quarantine.over_limit(self._skipped, record.timestamp, limit):
+            raise quarantine.too_many(self.name, where, limit, why or quarantine.ENDED)
+        app = quarantine.app_of(record) if why else quarantine.NO_APP  # a record that kills may kill by being read
+        of = (self.name, self.topic, self.number, record)
+        topics, key = self._around.topics, record.key and record.key[:1_000]
+        outputs = [
+            Output(topics.dlq, key, encode_result(quarantine.letter(*of, why))),
+            Output(topics.alerts, app.encode(), encode_result(quarantine.alert(*of, app, why))),
+        ]
+        await self._publish(outputs)
+        logger.error(
+            "%s put %s aside, which has ended it again and again: %s", self.name, where, why or quarantine.ENDED
+        )
+        self._skipped += (states.Skipped(record.offset, record.timestamp),)
+        self._noted = False
+        self.offset = record.offset
+        self._unsaved += 1
+        self._suspects = None
+        metrics.dropped(self.name, {"quarantined": 1})
+        await self._save()
+        self.tell()
+
+    def tell(self) -> None:
+        """Of what is newly put aside, to /healthz."""
+        if self._skipped:
+            last = self._skipped[-1]
+            self._around.tell(
+                f"quarantine.{self.name}.{self.number}",
+                f"{self.name} goes on without {len(self._skipped)} records of {self.topic}[{self.number}] that ended "
+                f"it, the last at offset {last.offset}",
+                "`driftline dlq ls --reason quarantined` shows them with the traceback; report it. This is said for an "
+                "hour after each start and each such record",
+            )
+
     def _measure(self, records: Sequence[Fetched]) -> None:
         counters = dict(self._fold.counters)
-        metrics.took(self._name, self.topic, len(records))
+        metrics.took(self.name, self.topic, len(records))
         new = {reason: n - self._counted.get(reason, 0) for reason, n in counters.items()}
         # A fold that forgets an app may forget what it counted of it: below zero is no event that came back.
-        metrics.dropped(self._name, {reason: n for reason, n in new.items() if n > 0})
-        metrics.delayed(self._name, self.topic, records[0].timestamp * 1_000, self._around.clock.now())
+        metrics.dropped(self.name, {reason: n for reason, n in new.items() if n > 0})
+        metrics.delayed(self.name, self.topic, records[0].timestamp * 1_000, self._around.clock.now())
         self._counted = counters
 
     def _new(self, run: Run) -> list[Fetched]:
@@ -158,18 +258,18 @@ class Partition:
             if output.partition not in (None, self.number):
                 continue  # `published` is of the partitions of this number
             self._published[ack.topic] = max(ack.offset, self._published.get(ack.topic, -1))
-        metrics.put_out(self._name, (output.topic for output in outputs))
+        metrics.put_out(self.name, (output.topic for output in outputs))
 
     def _progress(self) -> Output:
         progress = Progress(
-            role=self._name,
+            role=self.name,
             topic=self.topic,
             partition=self.number,
             offset=self.offset,
             watermark=self._fold.watermark,
             published=self._published,
         )
-        return Output(self._around.topics.progress, self._name.encode(), encode_result(progress))
+        return Output(self._around.topics.progress, self.name.encode(), encode_result(progress))
 
     def _due(self) -> bool:
         config, clock = self._around.config, self._around.clock
@@ -177,24 +277,31 @@ class Partition:
 
     async def _save(self) -> None:
         began = self._around.clock.monotonic()
-        value = await states.encode(states.State(self.offset, self._published, self._fold.snapshot()))
+        state = states.State(self.offset, self._published, self._fold.snapshot(), self._skipped)
+        value = await states.encode(state)
         if not self._around.current(self):
             return
-        record = Output(self._around.topics.state(self._name), states.key(self.number), value)
-        await self._around.send([record], self.number)
+        record = Output(self._around.topics.state(self.name), states.key(self.number), value)
+        [ack] = await self._around.send([record], self.number)
+        self._state_at = ack.offset
+        self._watched = self._suspects is not None
         self._done("saved")
         if not self._around.current(self):
             return
         self._acknowledge()
+        self._acknowledge = _nothing_to_acknowledge
         self._unsaved = 0
         self._saved_at = self._around.clock.monotonic()
         self._done("acked")
-        metrics.STATE_BYTES.labels(self._name, self.number).set(len(value))
-        metrics.CHECKPOINT_SECONDS.labels(self._name, self.number).observe(self._saved_at - began)
-        logger.debug("Saved %s[%d] at offset %d, %d bytes.", self._name, self.number, self.offset, len(value))
+        metrics.STATE_BYTES.labels(self.name, self.number).set(len(value))
+        metrics.CHECKPOINT_SECONDS.labels(self.name, self.number).observe(self._saved_at - began)
+        logger.debug("Saved %s[%d] at offset %d, %d bytes.", self.name, self.number, self.offset, len(value))
 
     def _done(self, step: Step) -> None:
         self._around.hook(step, self.number)
+
+
+_NOTHING = states.Note(NOWHERE, 0, -1)
 
 
 def _nothing_to_acknowledge() -> None: ...

@@ -1,11 +1,14 @@
 """The state topic: one record per source partition holds everything of that partition, and the offset it stands for.
 
 One record is at worst old, never torn. The newest record of a partition of the topic is the partition's state: there is
-one key per partition, and one writer.
+one key per partition, and one writer. After it there may be a *note*, a small record under a key of its own: which
+source records were being absorbed (`quarantine.py`). A note says where in the topic its state is, so that a start still
+reads two records at most.
 """
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
+from typing import NamedTuple
 
 import cramjam
 import msgspec
@@ -27,6 +30,35 @@ class State(msgspec.Struct, frozen=True):
     offset: int
     published: dict[str, int]  # topic -> offset of the newest result in the partition's partition of it
     snapshot: bytes
+    skipped: tuple["Skipped", ...] = ()  # quarantined: absorbed by nobody
+
+
+class Skipped(msgspec.Struct, frozen=True, array_like=True):
+    """A source record that ended the role again and again."""
+
+    offset: int
+    timestamp: int  # of the record, milliseconds since the Unix epoch
+
+
+class Note(msgspec.Struct, frozen=True, array_like=True):
+    """The source records `first` to `last` are being absorbed, by a fold that is built from the state; none if `first`
+    is above `last`."""
+
+    state_at: int  # the offset of that state's record in the state topic; NOWHERE: there is none
+    first: int
+    last: int
+    ended: int = 0  # how often exactly these have ended the role before
+    reason: str = ""  # what they raised the last time; empty: the process ended
+
+
+NOWHERE = -1
+
+
+class Found(NamedTuple):
+    """The newest of one partition of the state topic."""
+
+    state: ConsumerRecord | None
+    note: Note | None  # about records after that state
 
 
 class _Stored(msgspec.Struct, frozen=True, array_like=True):
@@ -34,10 +66,23 @@ class _Stored(msgspec.Struct, frozen=True, array_like=True):
     offset: int
     published: dict[str, int]
     compressed: bytes
+    skipped: tuple[Skipped, ...] = ()
 
 
 def key(partition: int) -> bytes:
     return b"p%d" % partition
+
+
+def note_key(partition: int) -> bytes:
+    return b"n%d" % partition
+
+
+def encode_note(note: Note) -> bytes:
+    return pack(note)
+
+
+def decode_note(value: bytes) -> Note:
+    return unpack(value, Note)
 
 
 async def encode(state: State) -> bytes:
@@ -46,7 +91,7 @@ async def encode(state: State) -> bytes:
     :raises PermanentError: too large for one record.
     """
     compressed = bytes(await asyncio.to_thread(cramjam.zstd.compress, state.snapshot, _LEVEL))
-    value = pack(_Stored(VERSION, state.offset, state.published, compressed))
+    value = pack(_Stored(VERSION, state.offset, state.published, compressed, state.skipped))
     if len(value) > LIMIT:
         raise PermanentError(
             f"The state is {len(value) / 2**20:.1f} MiB compressed, and {LIMIT / 2**20:.1f} MiB fit in one record: "
@@ -62,40 +107,63 @@ def decode(value: bytes) -> State:
         raise PermanentError(
             f"The state has version {stored.version}, this Driftline reads {VERSION}: install the one that wrote it"
         )
-    return State(stored.offset, stored.published, bytes(cramjam.zstd.decompress(stored.compressed)))
+    snapshot = bytes(cramjam.zstd.decompress(stored.compressed))
+    return State(stored.offset, stored.published, snapshot, stored.skipped)
+
+
+def is_note(record: ConsumerRecord) -> bool:
+    return bool(record.key) and record.key[:1] == b"n"
 
 
 async def read_newest(
     consumer: AIOKafkaConsumer, partitions: Collection[TopicPartition]
 ) -> dict[TopicPartition, ConsumerRecord]:
-    """The newest record of each partition that has one. The consumer is started, and of no group."""
-    newest: dict[TopicPartition, ConsumerRecord] = {}
+    """The newest state record of each partition that has one. The consumer is started, and of no group."""
+    found = await read_found(consumer, partitions)
+    return {tp: newest.state for tp, newest in found.items() if newest.state is not None}
+
+
+async def read_found(consumer: AIOKafkaConsumer, partitions: Collection[TopicPartition]) -> dict[TopicPartition, Found]:
+    """The newest state and note of each partition. The consumer is started, and of no group."""
     if not partitions:
-        return newest
+        return {}
     consumer.assign(list(partitions))
     first = await consumer.beginning_offsets(partitions)
     end = await consumer.end_offsets(partitions)
-    for tp in partitions:
-        consumer.seek(tp, max(first[tp], end[tp] - 1))
-    await _read_to_end(consumer, partitions, newest)
+    newest = await _read_to_end(consumer, {tp: max(first[tp], end[tp] - 1) for tp in partitions})
+    notes = {tp: decode_note(record.value) for tp, record in newest.items() if is_note(record)}
+    states = {tp: record for tp, record in newest.items() if tp not in notes}
+    wanted = {tp: note.state_at for tp, note in notes.items() if note.state_at != NOWHERE}
+    states |= await _read_to_end(consumer, wanted, notes=False)
     # The last offset may hold no record (a transaction's marker, say): then look through the whole partition.
     holes = [tp for tp in partitions if tp not in newest and end[tp] > first[tp]]
-    for tp in holes:
-        consumer.seek(tp, first[tp])
-    await _read_to_end(consumer, holes, newest)
-    return newest
+    holes += [tp for tp in wanted if tp not in states]
+    states |= await _read_to_end(consumer, {tp: first[tp] for tp in holes}, notes=False)
+    return {tp: Found(states.get(tp), notes.get(tp)) for tp in partitions}
 
 
 async def _read_to_end(
-    consumer: AIOKafkaConsumer, partitions: Collection[TopicPartition], newest: dict[TopicPartition, ConsumerRecord]
-) -> None:
-    """The end is the high water mark of a fetch. An empty poll is not the end, and the embedded broker's answer to
-    "latest offset" is the first offset of the last batch plus one."""
-    unread = set(partitions)
+    consumer: AIOKafkaConsumer, starts: dict[TopicPartition, int], *, notes: bool = True
+) -> dict[TopicPartition, ConsumerRecord]:
+    """The last record of each. `notes`: whether they count.
+
+    The end is the high water mark of a fetch. An empty poll is not the end, and the embedded broker's answer to "latest
+    offset" is the first offset of the last batch plus one."""
+    newest: dict[TopicPartition, ConsumerRecord] = {}
+    for tp, start in starts.items():
+        consumer.seek(tp, start)
+    unread = set(starts)
     while unread:
         for tp, records in (await consumer.getmany(*unread, timeout_ms=50)).items():
-            newest[tp] = records[-1]
+            if last := _last(records, notes):
+                newest[tp] = last
         unread = {tp for tp in unread if not await _at_end(consumer, tp)}
+    return newest
+
+
+def _last(records: Sequence[ConsumerRecord], notes: bool) -> ConsumerRecord | None:
+    wanted: Iterable[ConsumerRecord] = reversed(records)
+    return next((record for record in wanted if notes or not is_note(record)), None)
 
 
 async def _at_end(consumer: AIOKafkaConsumer, tp: TopicPartition) -> bool:

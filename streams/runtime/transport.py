@@ -63,6 +63,9 @@ class Feed(Protocol):
     async def positions(self, assigned: set[TP]) -> tuple[int, dict[TP, int]]:
         """A new epoch, and the offset at which each partition starts in it."""
 
+    async def again(self, tp: TP) -> tuple[int, dict[TP, int]]:
+        """The same for one partition alone, whose fold must be built anew."""
+
     def busy(self, tp: TP) -> bool:
         """True while enough runs of the partition wait to be absorbed."""
 
@@ -156,8 +159,19 @@ class Thread(driver.AIOKafkaConsumerThread):
         timeout: float | None = None,
         max_records: int | None = None,
     ) -> dict[TP, list[Run]]:
+        before = {tp: epoch for tp, (epoch, _) in self._starts.items()}
         fetched = await super()._fetch_records(consumer, active_partitions, timeout, max_records)
-        return {tp: [self._run(tp, records)] for tp, records in fetched.items() if tp in self._starts}
+        runs = {}
+        for tp, records in fetched.items():
+            start = self._starts.get(tp)
+            if start is None:
+                continue
+            if before.get(tp) != start[0]:
+                # It was sent elsewhere meanwhile: these may be from before that, or from after it.
+                consumer.seek(TopicPartition(tp.topic, tp.partition), start[1])
+            else:
+                runs[tp] = [self._run(tp, records)]
+        return runs
 
     def _run(self, tp: TP, records: list[Any]) -> Run:
         epoch, position = self._starts[tp]
@@ -211,6 +225,15 @@ class Consumer(driver.Consumer):
                 self.app.feed.failed(error)
                 raise
         return positions
+
+    async def start_again(self, tp: TP) -> None:
+        """Go back to where one partition's state ends, between rebalances."""
+        async with self._positioning:
+            try:
+                epoch, positions = await self.app.feed.again(tp)
+                await self._thread.start_at(epoch, positions)
+            except IllegalStateError:
+                logger.info("%s[%d] has moved to another member meanwhile.", tp.topic, tp.partition)
 
     async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Mapping[TP, list[Run]]:
         feed = self.app.feed

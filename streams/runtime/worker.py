@@ -21,6 +21,7 @@ from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 from aiokafka.structs import RecordMetadata
@@ -41,6 +42,7 @@ from driftline.streams.runtime.admin import require_topics, wait_for_broker
 from driftline.streams.runtime.config import KafkaConfig
 from driftline.streams.runtime.lag import LagWatch
 from driftline.streams.runtime.partition import Hook, Partition, Surroundings
+from driftline.streams.runtime.quarantine import Raised
 from driftline.streams.runtime.transport import FoldApp, Run
 from driftline.streams.runtime.watch import PATIENCE_S, kafka_away, watch
 
@@ -94,8 +96,9 @@ class FaustRole:
         self._clock: Clock = SystemClock()
         self._health = health or Health(name)
         self._lag = LagWatch(name, self._health, self._clock, {source.topic: source.fold for source in sources})
-        self._around = Surroundings(config, topics, self._clock, self._send, self._is_current, hook)
+        self._around = Surroundings(config, topics, self._clock, self._send, self._is_current, hook, self._health.told)
         self._epoch = 0
+        self._revocations = 0
         self._partitions: dict[TP, Partition] = {}
         self._stop = asyncio.Event()
         self._failed = asyncio.Event()
@@ -145,6 +148,7 @@ class FaustRole:
         """What cannot be saved now is repeated after the next start."""
         try:
             async with asyncio.timeout(LAST_SAVE_S):
+                await asyncio.gather(*(partition.close_note() for partition in self._partitions.values()))
                 await asyncio.gather(*(partition.save() for partition in self._partitions.values()))
         except (TimeoutError, DriftlineError) as error:
             logger.info("Role %s stops without a last save of all its states: %r.", self.name, error)
@@ -183,10 +187,24 @@ class FaustRole:
             try:
                 await partition.take(run, event.ack)
                 self._lag.taken(TopicPartition(run.topic, run.partition), run.records[-1].timestamp)
+            except Raised as error:
+                logger.error("%s failed on %s[%d], %s", partition.name, run.topic, run.partition, error)
+                metrics.erred(partition.name, error.__cause__ or error)
+                await self._build_again(TP(run.topic, run.partition))
             except Exception as error:  # noqa: BLE001 (whatever it is: Faust would acknowledge the run and go on)
                 where = f"{run.topic}[{run.partition}], offsets {run.position} to {run.offset}"
                 self._fail(f"failed on {where}, having absorbed {partition.offset},", error)
                 await asyncio.Event().wait()  # until the process ends
+
+    async def _build_again(self, tp: TP) -> None:
+        """A fold that raised, from its state, as after a crash."""
+        self._partitions.pop(tp, None)
+        try:
+            consumer: Any = self._app.consumer  # a `transport.Consumer`
+            await consumer.start_again(tp)
+        except Exception as error:  # noqa: BLE001 (as where it cannot be built after a rebalance)
+            self.failed(error)
+            await asyncio.Event().wait()  # until the process ends
 
     def _partition_of(self, run: Run) -> Partition | None:
         if self._ending:  # after the last save
@@ -201,6 +219,7 @@ class FaustRole:
 
     def revoked(self) -> None:
         self._partitions = {}
+        self._revocations += 1
         self._health.ready = False
 
     def failed(self, error: Exception) -> None:
@@ -231,17 +250,25 @@ class FaustRole:
             mark_ready()
         return epoch, positions
 
+    async def again(self, tp: TP) -> tuple[int, dict[TP, int]]:
+        self._epoch += 1
+        epoch, revocations = self._epoch, self._revocations
+        loaded = await self._load(epoch, {tp})
+        if self._revocations != revocations or self._ending:  # a rebalance has begun: it comes to `positions`
+            return epoch, {}
+        self._partitions |= loaded
+        return epoch, {tp: partition.offset + 1 for tp, partition in loaded.items()}
+
     async def _load(self, epoch: int, assigned: set[TP]) -> dict[TP, Partition]:
         if not assigned:
             return {}
         places = {tp: self._state_place(tp) for tp in assigned}
         async with asyncio.timeout(2 * self._config.request_timeout_s), self._reader() as reader:
-            newest = await states.read_newest(reader, places.values())
+            found = await states.read_found(reader, places.values())
             beginnings = await reader.beginning_offsets([TopicPartition(*tp) for tp in assigned])
         partitions = {}
         for tp, place in places.items():
-            state = states.decode(newest[place].value) if place in newest else None
-            partitions[tp] = self._open(tp, epoch, state, beginnings[TopicPartition(*tp)])
+            partitions[tp] = self._open(tp, epoch, found[place], beginnings[TopicPartition(*tp)])
         return partitions
 
     @asynccontextmanager
@@ -262,16 +289,25 @@ class FaustRole:
     def _state_place(self, tp: TP) -> TopicPartition:
         return TopicPartition(self._topics.state(self._sources[tp.topic].fold), tp.partition)
 
-    def _open(self, tp: TP, epoch: int, state: states.State | None, beginning: int) -> Partition:
+    def _open(self, tp: TP, epoch: int, found: states.Found, beginning: int) -> Partition:
         source = self._sources[tp.topic]
+        record = found.state
+        state = None if record is None else states.decode(record.value)
         fold = source.factory(tp.partition, None if state is None else state.snapshot)
         fresh = states.State(beginning - 1, {}, b"")
         if state is not None and state.offset < fresh.offset:
             lost = fresh.offset - state.offset
             message = "%d records of %s[%d] were deleted by retention before %s had absorbed them."
             logger.error(message, lost, tp.topic, tp.partition, source.fold)
-            state = states.State(fresh.offset, state.published, b"")
-        return Partition(tp.topic, tp.partition, epoch, source.fold, fold, state or fresh, self._around)
+            state = msgspec.structs.replace(state, offset=fresh.offset)
+        if state is not None:  # of what the log no longer has nobody needs to know
+            state = msgspec.structs.replace(state, skipped=tuple(s for s in state.skipped if s.offset >= beginning))
+        state_at = states.NOWHERE if record is None else record.offset
+        partition = Partition(
+            *(tp.topic, tp.partition, epoch, source.fold, fold, state or fresh, self._around, found.note, state_at)
+        )
+        partition.tell()
+        return partition
 
     # What the watch asks of us (`watch.Watched`).
 

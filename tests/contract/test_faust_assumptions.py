@@ -194,6 +194,9 @@ class Recorder:
         self.calls.append(("positions", self._epoch))
         return self._epoch, dict.fromkeys(assigned, 0)
 
+    async def again(self, tp: TP) -> tuple[int, dict[TP, int]]:
+        return await self.positions({tp})
+
     def busy(self, tp: TP) -> bool:
         return False
 

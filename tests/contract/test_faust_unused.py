@@ -74,6 +74,9 @@ class NobodyFeeds:
     async def positions(self, assigned: set[TP]) -> tuple[int, dict[TP, int]]:
         return 1, {}
 
+    async def again(self, tp: TP) -> tuple[int, dict[TP, int]]:
+        return await self.positions({tp})
+
     def busy(self, tp: TP) -> bool:
         return False
 

@@ -62,6 +62,8 @@ class Sums:
         for record in records:
             if record.value == b"poison":
                 raise ValueError("this fold does not take poison")
+            if record.value == b"deadly":
+                os.kill(os.getpid(), signal.SIGKILL)
             decoded = decode_events(record.value)
             self._state.undecodable += len(decoded.rejects)
             for event in decoded.events:

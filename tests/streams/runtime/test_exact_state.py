@@ -19,7 +19,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from driftline.schemas.codec import decode, encode_event, encode_events
 from driftline.schemas.events import Score, Tick
-from driftline.schemas.results import Progress
+from driftline.schemas.results import Alert, DeadLetter, Progress
 from driftline.streams.embedded_kafka import die_with_parent
 from driftline.streams.runtime import state as states
 from driftline.streams.runtime.config import KafkaConfig
@@ -201,9 +201,9 @@ async def test_partitions_move_between_workers_with_a_large_state(
     await eventually(traffic.absorbed, "what the dead left")
     await traffic.check()
     assert await third.terminate() == 0, third.said
-    states = await quick.read(quick.topics.state(ROLE))
-    assert {record.key for record in states} == {b"p0", b"p1"}
-    assert all(len(record.value) > 1_500_000 for record in states)
+    saved = [record for record in await quick.read(quick.topics.state(ROLE)) if not states.is_note(record)]
+    assert {record.key for record in saved} == {b"p0", b"p1"}
+    assert all(len(record.value) > 1_500_000 for record in saved)
 
 
 @pytest.mark.slow
@@ -232,21 +232,43 @@ async def test_a_frozen_worker_that_comes_back_does_no_harm(
     assert await frozen.terminate() == 0, frozen.said
 
 
-async def test_a_fold_that_raises_ends_the_process_and_acknowledges_nothing(
-    embedded_kafka: Broker, workers: list[Worker], tmp_path: Path
+@on_each_broker
+async def test_records_that_raise_or_kill_are_put_aside_and_the_others_count_once(
+    quick: Kafka, workers: list[Worker], tmp_path: Path, free_port: int
 ) -> None:
-    async with Kafka(
-        embedded_kafka.config(checkpoint_s=0.01, session_timeout_s=1.0, heartbeat_interval_s=0.2)
-    ) as kafka:
-        traffic = Traffic(kafka)
-        await traffic.send(1)
-        await kafka.send(kafka.topics.events, b"poison", partition=1)
-        worker = Worker(kafka.config, tmp_path / "worker.log")
+    traffic = Traffic(quick)
+    bad: dict[tuple[int, int], bytes] = {}
+    for value, partition in ((b"poison", 1), (b"poison", 0), (b"deadly", 1)):
+        await traffic.send(2)
+        sent = await quick.send(quick.topics.events, value, partition=partition)
+        bad[partition, sent.offset] = value
+    await traffic.send(2)
+    deaths = 0
+    while True:
+        worker = Worker(quick.config, tmp_path / f"{deaths}.log", health_port=free_port)
         workers.append(worker)
-        assert await worker.exit_code() == 1
-        assert f"{kafka.topics.events}[1], offsets 0 to " in worker.said
-        assert "this fold does not take poison" in worker.said
-        assert {record.key for record in await kafka.read(kafka.topics.state(ROLE))} <= {b"p0"}
+
+        async def done_or_dead(worker: Worker = worker) -> bool:
+            return worker.process.poll() is not None or await traffic.absorbed()
+
+        await eventually(done_or_dead, "everything absorbed, or another death")
+        if worker.process.poll() is None:
+            break
+        assert worker.process.returncode == -signal.SIGKILL, worker.said
+        deaths += 1
+    assert 1 <= deaths <= 4
+    await traffic.check()
+    letters = {
+        (x.partition, x.offset): x for x in [decode(r.value, DeadLetter) for r in await quick.read(quick.topics.dlq)]
+    }
+    assert {place: letter.raw for place, letter in letters.items()} == bad
+    assert {letter.role for letter in letters.values()} == {ROLE}
+    alerts = {decode(record.value, Alert).episode for record in await quick.read(quick.topics.alerts)}
+    assert alerts == {offset for _, offset in bad}
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{free_port}") as session, session.get("/healthz") as answer:
+        assert answer.status == 503
+        assert "monitor goes on without 2 records" in await answer.text()
+    assert await worker.terminate() == 0, worker.said
 
 
 async def test_one_role_runs_two_folds_and_the_ticker_writes_the_clock_for_the_first(
@@ -301,6 +323,7 @@ async def test_a_consumer_that_went_silent_is_unhealthy_and_then_ends_the_proces
 async def saved(kafka: Kafka) -> dict[int, int]:
     """The offset up to which the newest state of each partition stands."""
     records = await kafka.read(kafka.topics.state(ROLE))
+    records = [record for record in records if not states.is_note(record)]
     return {record.partition: states.decode(record.value).offset for record in records}
 
 

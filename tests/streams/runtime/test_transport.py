@@ -10,7 +10,7 @@ from faust.types.tuples import TP
 from driftline.schemas.topics import Topics
 from driftline.streams.fold import Fold
 from driftline.streams.runtime.config import KafkaConfig
-from driftline.streams.runtime.state import State
+from driftline.streams.runtime.state import Found, State, encode
 from driftline.streams.runtime.transport import Run
 from driftline.streams.runtime.worker import FaustRole, Source
 from tests.streams.runtime.sums_role import Sums
@@ -81,11 +81,25 @@ async def test_the_newest_acknowledged_run_is_committed(role: FaustRole) -> None
     assert it._new_offset(HERE) is None
 
 
+NEW = Found(None, None)
+
+
+class Saved(NamedTuple):
+    """Its record."""
+
+    value: bytes
+    offset: int = 0
+
+
+async def found(state: State) -> Found:
+    return Found(Saved(await encode(state)), None)
+
+
 async def test_what_was_handed_out_before_a_rebalance_does_not_count(role: FaustRole) -> None:
     run = Run(HERE.topic, HERE.partition, 1, 0, [Got(0)])
-    role._partitions = {HERE: role._open(HERE, 1, None, 0)}
+    role._partitions = {HERE: role._open(HERE, 1, NEW, 0)}
     assert role._partition_of(run) is not None
-    role._partitions = {HERE: role._open(HERE, 2, None, 0)}
+    role._partitions = {HERE: role._open(HERE, 2, NEW, 0)}
     assert role._partition_of(run) is None
     role.handed_out(run)
     assert not role._partitions[HERE].working
@@ -96,10 +110,10 @@ async def test_what_was_handed_out_before_a_rebalance_does_not_count(role: Faust
 async def test_what_retention_deleted_is_reported_and_skipped(
     role: FaustRole, caplog: pytest.LogCaptureFixture
 ) -> None:
-    fresh = role._open(HERE, 1, None, 7)
+    fresh = role._open(HERE, 1, NEW, 7)
     assert fresh.offset == 6
     assert not caplog.records
     snapshot = Sums(TOPICS, 0, None).snapshot()
-    assert role._open(HERE, 1, State(5, {}, snapshot), 20).offset == 19
+    assert role._open(HERE, 1, await found(State(5, {}, snapshot)), 20).offset == 19
     assert "14 records of t.events[0] were deleted by retention before monitor had absorbed them" in caplog.text
-    assert role._open(HERE, 1, State(25, {}, snapshot), 20).offset == 25
+    assert role._open(HERE, 1, await found(State(25, {}, snapshot)), 20).offset == 25

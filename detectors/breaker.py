@@ -17,6 +17,7 @@ import numpy as np
 from driftline.detectors.base import Floats, State
 from driftline.detectors.bernoulli import clopper_pearson, log_ratios, worse
 from driftline.detectors.config import BreakerConfig
+from driftline.detectors.units import NEVER
 from driftline.schemas.events import MICROSECONDS
 
 BreakerState: TypeAlias = Literal["closed", "open", "half_open"]
@@ -63,8 +64,8 @@ class Breakers:
         self._breakers: dict[BreakerKey, _Breaker] = {}
 
     def update(self, counts: Mapping[BreakerKey, tuple[int, int]], now: int) -> list[BreakerTransition]:
-        """The (requests, errors) that the tick at `now` (microseconds) closes, of keys that had any. Call it at every
-        tick, also with nothing: pauses end by time. Transitions are in order of key."""
+        """The (requests, errors) that the tick at `now` (microseconds) closes, of keys that had any. Call it with
+        nothing at the first tick from `due` on, too: pauses end by time. Transitions are in order of key."""
         transitions = []
         waiting = {key for key, breaker in self._breakers.items() if breaker.state == "open"}
         for key in sorted(waiting | set(counts)):
@@ -81,6 +82,11 @@ class Breakers:
                 transitions.append(BreakerTransition(key, breaker.state, reason, n, k, self._config.probe_share))
         self._forget(now)
         return transitions
+
+    @property
+    def due(self) -> int:
+        """When the first pause ends."""
+        return min((b.until for b in self._breakers.values() if b.state == "open"), default=NEVER)
 
     def state(self, key: BreakerKey) -> BreakerState:
         breaker = self._breakers.get(key)

@@ -22,7 +22,7 @@ from driftline.detectors.bernoulli import clopper_pearson
 from driftline.detectors.betting import MeanProcess, Ranks, RateProcess, SplitProcess
 from driftline.detectors.config import CanaryConfig
 from driftline.detectors.digests import Digests, digests
-from driftline.detectors.units import FirstEvents, SessionMeans
+from driftline.detectors.units import NEVER, FirstEvents, SessionMeans
 from driftline.schemas.events import MICROSECONDS
 from driftline.schemas.results import Guarantee
 
@@ -81,7 +81,7 @@ class Canary:
         self._pairs: list[Pair] = []
         self._index: dict[Pair, int] = {}
         self._arms: dict[str, list[int]] = {}  # unit -> [index of its pair, last tick]
-        self._swept = start
+        self._swept = -1  # in units of the time after which units are forgotten
         self._split = SplitProcess()
         self._rates = {metric: RateProcess() for metric in _RATES if metric in config.weights}
         self._first_bad = FirstEvents(config.units)
@@ -113,7 +113,8 @@ class Canary:
         return (score - low) / (high - low)
 
     def update(self, batch: ArmBatch, now: int) -> None:
-        """Events of the tick at `now` (microseconds); call it at least once a tick, if only with an empty batch."""
+        """Events of the tick at `now` (microseconds); call it, if only with an empty batch, at least
+        at the first tick from `due` on and before those with events."""
         self._now = now
         use = (batch.share > 0) & (batch.share < 1)
         rows = np.flatnonzero(use).tolist()
@@ -136,6 +137,11 @@ class Canary:
         for metric in self._means:
             self._average(metric, session, pair, values)
         self._sweep()
+
+    @property
+    def due(self) -> int:
+        """When time alone changes the evidence: the first open unit closes."""
+        return min((units.due for units in self._units.values()), default=NEVER)
 
     def _assign(self, unit: list[str], batch: ArmBatch, rows: list[int], request: list[bool]) -> list[int]:
         """The pair of each event: that of its unit's first event."""
@@ -163,9 +169,10 @@ class Canary:
 
     def _sweep(self) -> None:
         forget = round(self._config.units.forget_after_s * MICROSECONDS)
-        if self._now - self._swept >= forget:
-            self._swept = self._now
-            self._arms = {name: arm for name, arm in self._arms.items() if self._now - arm[1] < forget}
+        number = self._now // forget
+        if number != self._swept:
+            self._swept = number
+            self._arms = {name: arm for name, arm in self._arms.items() if number * forget - arm[1] < forget}
 
     def _summarise(self, measure: str, value: Floats, canary: NDArray[np.bool_]) -> None:
         sums = self._sums.setdefault(measure, [0.0, 0.0, 0, 0])

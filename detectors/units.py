@@ -22,7 +22,8 @@ from driftline.detectors.digests import NONE, Digests, DigestTable, firsts
 from driftline.schemas.events import MICROSECONDS
 
 NO_SESSION = -1
-_SWEEP_US = 60 * MICROSECONDS  # how often forgotten sessions are swept; does not change what is returned
+_SWEEP_US = 60 * MICROSECONDS  # forgotten sessions are swept at whole minutes; does not change what is returned
+NEVER = np.iinfo(np.int64).max  # a time that does not come
 _APART = 0x9E3779B97F4A7C15  # times a stream's number: makes equal sessions of different streams different keys
 
 Numbers = NDArray[np.int64]
@@ -54,7 +55,7 @@ class _Seen:
         self._forget_us = round(config.forget_after_s * MICROSECONDS)
         self._limit = config.max_sessions
         self._last = DigestTable()
-        self._swept = 0
+        self._swept = 0  # minutes
         self.overflow = 0
 
     def begin(self, stream: Numbers, session: Digests, now: int) -> NDArray[np.bool_]:
@@ -67,10 +68,11 @@ class _Seen:
         return first
 
     def sweep(self, now: int) -> None:
-        """Drop what is forgotten by now, and the oldest sessions if there are too many."""
-        if now - self._swept >= _SWEEP_US:
-            self._swept = now
-            self._last.drop_below(now - self._forget_us + 1)
+        """Drop what was forgotten when the minute began, and the oldest sessions if there are too many."""
+        minute = now // _SWEEP_US
+        if minute != self._swept:
+            self._swept = minute
+            self._last.drop_below(minute * _SWEEP_US - self._forget_us + 1)
         self.overflow += self._last.trim(self._limit, now - self._forget_us + 1)
 
     def snapshot(self) -> State:
@@ -188,6 +190,11 @@ class SessionMeans:
     def overflow(self) -> int:
         """Sessions forgotten before their time, for there were too many."""
         return self._seen.overflow
+
+    @property
+    def due(self) -> int:
+        """When the first open session closes, without further events."""
+        return next(iter(self._open.values()))[2] + self._close_us if self._open else NEVER
 
     def step(self, stream: Numbers, session: Digests, value: Floats, now: int) -> SessionUnits:
         """Absorb a tick's events and return the units that close by it. An event with NaN or infinity is a unit of

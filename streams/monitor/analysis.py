@@ -1,7 +1,7 @@
 """What happens at a tick: the events it closes go, in canonical order, to detectors, breakers and canary tests; what
 these find becomes evidence, alerts, breaker changes and rollback verdicts."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -152,7 +152,7 @@ class Analysis:
         stream, learn = self._streams_of(traces.series, ((n.app, n.release, "") for n in trace_names))
         score_stream, _ = self._streams_of(scores.series, ((n.app, n.release, n.name) for n in score_names))
         is_golden = np.array([n.release == self._config.golden_release for n in score_names], np.bool_)[scores.series]
-        for tick in range(self._next_tick, end):
+        for tick in self._ticks({*by_trace, *by_score}, end):
             now = (tick + 1) * self._tick_us
             part, score_part = by_trace.get(tick), by_score.get(tick)
             its_traces = NO_TRACES if part is None else rows(traces, part)
@@ -182,6 +182,29 @@ class Analysis:
             for name, watch in self._watches.items():
                 results += self._incidents.readings(name, watch.readings(), until, revision)
         return results
+
+    def _ticks(self, used: Collection[int], end: int) -> Iterator[int]:
+        """Those that may change anything: with events, or in which time alone does something. Of a stretch without
+        events the last one is always among them, so that all stand where they would after each tick."""
+        assert self._next_tick is not None
+        tick = self._next_tick
+        for stop in [*sorted(used), end]:
+            while tick < stop:
+                now = (tick + 1) * self._tick_us
+                due = max(0, -(-self._due(now) // self._tick_us) - 1 - tick)
+                skipped = min(due, stop - 1 - tick)
+                if skipped:
+                    self._silences.skip(skipped, now)
+                yield tick + skipped
+                tick += skipped + 1
+            if stop < end:
+                yield stop
+            tick = stop + 1
+
+    def _due(self, now: int) -> int:
+        """When something happens by time alone, from the tick on that ends at `now`."""
+        parts = (self._breakers.due, self._canaries.due, self._silences.due(now), self._new_codes.due, self._means.due)
+        return min(parts)
 
     def _slices(self, ts: Integers) -> dict[int, slice]:
         """Where each tick's events stand; events are sorted, and late ones count as of the first open tick."""

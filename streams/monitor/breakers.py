@@ -28,6 +28,11 @@ class ProviderBreakers:
     def snapshot(self) -> State:
         return self._breakers.snapshot()
 
+    @property
+    def due(self) -> int:
+        """When time alone changes a breaker."""
+        return self._breakers.due
+
     def update(self, traces: Traces, names: Sequence[TraceSeries], now: int, revision: int) -> list[BreakerSignal]:
         """The traces of the tick that ends at `now`."""
         requests: Counter[BreakerKey] = Counter()

@@ -8,6 +8,7 @@ import numpy as np
 from driftline.detectors.base import State
 from driftline.detectors.canary import ArmBatch, Canary, CanaryVerdict
 from driftline.detectors.config import CanaryConfig
+from driftline.detectors.units import NEVER
 from driftline.schemas.events import Release
 from driftline.schemas.ids import stable_id
 from driftline.schemas.results import RollbackSignal
@@ -70,6 +71,11 @@ class Canaries:
         elif event.kind == "canary_stop":
             self._running.pop(deployment, None)
         self._unproven.take(event)
+
+    @property
+    def due(self) -> int:
+        """When time alone changes the evidence on a canary."""
+        return min((running.test.due for running in self._running.values() if not running.decided), default=NEVER)
 
     def step(
         self,

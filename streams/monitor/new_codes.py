@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from driftline.detectors.base import Measurement, State
+from driftline.detectors.units import NEVER
 from driftline.schemas.events import MICROSECONDS
 from driftline.schemas.results import Alert, Evidence
 from driftline.streams.monitor.alerts import Wording, clock_time, where
@@ -34,7 +35,7 @@ class NewCodes:
         self._seen: dict[tuple[str, str], int] = {(app, code): at for app, code, at in state.get("seen", [])}
         self._codes: Counter[str] = Counter(app for app, _ in self._seen)
         self._open: dict[Stream, int] = {Stream(*stream): at for stream, at in state.get("open", [])}
-        self._swept: int = state.get("swept", 0)
+        self._swept: int = state.get("swept", 0)  # hours
 
     def snapshot(self) -> State:
         return {
@@ -42,6 +43,11 @@ class NewCodes:
             "open": [[list(stream), at] for stream, at in self._open.items()],
             "swept": self._swept,
         }
+
+    @property
+    def due(self) -> int:
+        """When the first alert ends."""
+        return next(iter(self._open.values())) + self._open_us if self._open else NEVER
 
     def step(
         self, traces: Traces, names: Sequence[TraceSeries], known: Known, now: int, revision: int
@@ -59,8 +65,8 @@ class NewCodes:
                 break
             del self._open[stream]
             results += self._notices.resolve(RULE, stream, now, revision, _NOTHING, "", "it was said")
-        if now - self._swept >= _SWEEP_US:
-            self._sweep(now)
+        if now // _SWEEP_US != self._swept:
+            self._sweep(now // _SWEEP_US)
         return results
 
     def _is_first(self, app: str, code: str, now: int) -> bool:
@@ -90,7 +96,7 @@ class NewCodes:
             RULE, stream, now, now, revision, measurement, "", wording, [], episode=now // MICROSECONDS
         )
 
-    def _sweep(self, now: int) -> None:
-        self._swept = now
-        self._seen = {key: at for key, at in self._seen.items() if now - at < self._keep}
+    def _sweep(self, hour: int) -> None:
+        self._swept = hour
+        self._seen = {key: at for key, at in self._seen.items() if hour * _SWEEP_US - at < self._keep}
         self._codes = Counter(app for app, _ in self._seen)

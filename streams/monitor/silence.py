@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from driftline.detectors.base import Measurement, State
 from driftline.detectors.columns import Columns
+from driftline.detectors.units import NEVER
 from driftline.schemas.events import MICROSECONDS
 from driftline.schemas.results import Alert, Evidence
 from driftline.streams.monitor.alerts import Wording, clock_time
@@ -30,9 +31,10 @@ _HOUR = 3600 * MICROSECONDS
 _WEEK = 168  # hours
 _DAY = 24
 _BINS = 53  # of times between requests: up to a second, then four an octave, up to two hours
+_EDGES = np.array([2 ** (number / 4) for number in range(_BINS)])  # the longest time in each, seconds
 _QUANTILE = 0.999
 _MOST = 100_000  # requests, then all counts of gaps are halved: the newer ones weigh more
-_NEVER = -1
+_NEVER = -1  # of columns
 _MAX_APPS = 2_000  # of a partition, 1 kB each; with more, the others are not watched
 
 
@@ -54,6 +56,7 @@ class Silences:
     def __init__(self, config: SilenceConfig, tick_s: float, notices: Incidents, state: State | None = None) -> None:
         self._config = config
         self._tick_s = tick_s
+        self._tick = round(tick_s * MICROSECONDS)
         self._notices = notices
         self._row: dict[str, int] = {}
         self._releases: list[str] = []  # of each row: what served last
@@ -63,7 +66,7 @@ class Silences:
             hours=((_WEEK,), np.int32, _NEVER),  # of each hour of the week, the last one with requests
             gaps=((_BINS,), np.int32, 0),
             requests=((), np.int64, 0),  # since the gaps were halved
-            silent=((), np.float64, 0),  # seconds in which requests were expected
+            silent=((), np.int64, 0),  # ticks in which requests were expected
             stale=((), np.bool_, 0),
         )
         if state:
@@ -88,16 +91,60 @@ class Silences:
         waiting = (c["last"] != now) & (c["last"] != _NEVER)
         if not waiting.any():
             return results
-        if hour != (now - 1 - round(self._tick_s * MICROSECONDS)) // _HOUR:
+        if self._begins_hour(now):
             results += self._give_up(now, revision)
-        waiting &= ~c["stale"]
-        steady = c["streak"] >= _DAY
-        expected = steady | _active_a_week_ago(c["hours"], hour)
-        c["silent"][waiting & expected] += self._tick_s
-        least = np.where(steady, self._config.least_s, self._config.least_rhythm_s)
-        for row in np.flatnonzero(waiting & (c["silent"] >= least)).tolist():
-            results += self._judge(row, float(least[row]), now, revision)
+        missed = (c["last"] != now) & self._expected(hour)
+        c["silent"][missed] += 1
+        rows = np.flatnonzero(missed & (c["silent"] >= self._ticks(self._least())))
+        if len(rows):
+            usual, limits = self._limits(rows)
+            known = c["gaps"][rows].sum(1) >= self._config.min_requests
+            stale = known & (c["silent"][rows] >= self._ticks(limits))
+            for i in np.flatnonzero(stale).tolist():
+                results += self._fire(int(rows[i]), float(usual[i]), float(limits[i]), now, revision)
         return results
+
+    def due(self, now: int) -> int:
+        """The end of a tick, if none has requests from the one on that ends at `now`: ticks before it only count as
+        silent, all in one hour."""
+        c = self._columns
+        if not (c["last"] != _NEVER).any():
+            return NEVER
+        if self._begins_hour(now):
+            return now
+        hour = (now - 1) // _HOUR
+        next_hour = now + (((hour + 1) * _HOUR - now) // self._tick + 1) * self._tick
+        rows = np.flatnonzero(self._expected(hour))
+        rows = rows[c["gaps"][rows].sum(1) >= self._config.min_requests]
+        more = self._ticks(self._limits(rows)[1]) - c["silent"][rows] - 1
+        return min(next_hour, now + max(0, int(more.min(initial=_HOUR))) * self._tick)
+
+    def skip(self, ticks: int, now: int) -> None:
+        """So many ticks without requests, the first of which ends at `now`; all before `due`."""
+        self._columns["silent"][self._expected((now - 1) // _HOUR)] += ticks
+
+    def _begins_hour(self, now: int) -> bool:
+        """Whether the tick that ends at `now` is the first of its hour."""
+        return (now - 1) // _HOUR != (now - 1 - self._tick) // _HOUR
+
+    def _expected(self, hour: int) -> NDArray[np.bool_]:
+        """Of which apps requests are expected in this hour, if they are not stale already."""
+        c = self._columns
+        expected: NDArray[np.bool_] = (c["streak"] >= _DAY) | _active_a_week_ago(c["hours"], hour)
+        return expected & (c["last"] != _NEVER) & ~c["stale"]
+
+    def _least(self) -> NDArray[np.float64]:
+        return np.where(self._columns["streak"] >= _DAY, self._config.least_s, self._config.least_rhythm_s)
+
+    def _limits(self, rows: NDArray[np.intp]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """[rows] The longest usual time between requests, and that after which silence is stale; seconds."""
+        gaps = np.cumsum(self._columns["gaps"][rows], 1)
+        usual = _EDGES[(gaps < _QUANTILE * gaps[:, -1:]).sum(1)]
+        return usual, np.maximum(self._least()[rows], self._config.factor * usual)
+
+    def _ticks(self, seconds: NDArray[np.float64]) -> NDArray[np.int64]:
+        """At least so long."""
+        return np.ceil(seconds / self._tick_s).astype(np.int64)
 
     def _give_up(self, now: int, revision: int) -> list[Evidence | Alert]:
         """Apps that have been silent for too long."""
@@ -138,15 +185,9 @@ class Silences:
         c["last"][row], c["silent"][row] = now, 0
         return results
 
-    def _judge(self, row: int, least: float, now: int, revision: int) -> list[Evidence | Alert]:
+    def _fire(self, row: int, usual: float, limit: float, now: int, revision: int) -> list[Evidence | Alert]:
         c = self._columns
-        gaps = np.cumsum(c["gaps"][row])
-        if gaps[-1] < self._config.min_requests:
-            return []
-        usual = _edge(int(np.searchsorted(gaps, _QUANTILE * gaps[-1])))
-        limit, silent = max(least, self._config.factor * usual), float(c["silent"][row])
-        if silent < limit:
-            return []
+        silent = float(c["silent"][row] * self._tick_s)
         c["stale"][row] = True
         app = next(app for app, its in self._row.items() if its == row)
         stream, since = Stream(app, self._releases[row], ""), int(c["last"][row])
@@ -154,7 +195,7 @@ class Silences:
             threshold=limit,
             value=silent,
             baseline=usual,
-            n_events=int(gaps[-1]),
+            n_events=int(c["gaps"][row].sum()),
             guarantee="none",
             note=f"Silent for {silent:.0f} s in which requests were expected; the limit is {limit:.0f} s.",
         )
@@ -189,11 +230,6 @@ class Silences:
 
 def _bin(gap_s: float) -> int:
     return 0 if gap_s <= 1 else min(_BINS - 1, 1 + int(4 * np.log2(gap_s)))
-
-
-def _edge(number: int) -> float:
-    """The longest time in a bin, in seconds."""
-    return float(2 ** (number / 4))
 
 
 def _active_a_week_ago(hours: NDArray[np.int32], hour: int) -> NDArray[np.bool_]:

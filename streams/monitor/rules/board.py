@@ -13,6 +13,7 @@ from driftline.streams.monitor.rules import money, slo
 from driftline.streams.monitor.rules.burns import Burns
 from driftline.streams.monitor.rules.money import Budgets
 from driftline.streams.monitor.rules.part import FORGET_S, Began, Change, Context, Part
+from driftline.streams.monitor.rules.reference import HOUR
 from driftline.streams.monitor.rules.spending import Models, Spendings
 from driftline.streams.monitor.rules.spikes import Spikes
 from driftline.streams.monitor.rules.thresholds import Thresholds
@@ -28,7 +29,7 @@ class Board:
         size_s = config.windows.size_s
         self._size = size_s * MICROSECONDS
         self._evidence = config.evidence_s * MICROSECONDS
-        self._quiet = FORGET_S // size_s + 2  # empty windows in a row that may change anything
+        self._quiet = FORGET_S // size_s + 2  # empty windows in a row that are looked at, then one an hour
         self._parts: list[Part] = []
         if config.rules:
             self._parts.append(
@@ -49,6 +50,9 @@ class Board:
         self._next: int | None = None  # number of the first window that has not ended
         if state.get("next") is not None:
             self._next = state["next"] // self._size
+        self._active: int | None = None  # number of the last window with events
+        if state.get("active") is not None:
+            self._active = state["active"] // self._size
         self._reported: int = state.get("reported", 0)
 
     def snapshot(self) -> State:
@@ -57,6 +61,7 @@ class Board:
             "spendings": self._spendings.snapshot(),
             "incidents": self._incidents.snapshot(),
             "next": None if self._next is None else self._next * self._size,  # the size of windows may change
+            "active": None if self._active is None else self._active * self._size,
             "reported": self._reported,
         }
 
@@ -76,6 +81,8 @@ class Board:
         by_start = {start: list(windows) for start, windows in groupby(first, key=lambda w: w.start)}
         if self._next is None:
             self._next = min(by_start, default=end * self._size) // self._size
+        if self._active is None:
+            self._active = self._next
         for number in self._numbers([start // self._size for start in by_start], self._next, end):
             start = number * self._size
             self._spendings.add(start, by_start.get(start, ()))
@@ -96,10 +103,19 @@ class Board:
         return self._spendings.why_each(app, since, recent)
 
     def _numbers(self, used: Sequence[int], start: int, end: int) -> Iterator[int]:
-        """The windows to look at: those with events, and of those between as many as may change anything."""
+        """The windows to look at: those with events, those that follow them, and then the first of each hour: the same
+        ones whether ticks have come one by one or one has come for all."""
+        assert self._active is not None
         for number in [*used, end]:
-            yield from range(start, min(number, start + self._quiet))
+            quiet = min(number, max(start, self._active + 1 + self._quiet))
+            yield from range(start, quiet)
+            hour = quiet * self._size // HOUR
+            while (first := max(quiet, -(-hour * HOUR // self._size))) < number:
+                if (first - 1) * self._size // HOUR != hour:
+                    yield first
+                hour += 1
             if number < end:
+                self._active = number
                 yield number
             start = number + 1
 

@@ -70,7 +70,9 @@ class History:
             mine = [w for w in self._windows if w[0] // self._span == number]
             if number * self._span >= self.first and all(nanousd is not None and ok for _, nanousd, ok in mine):
                 self._spans[number] = _log(sum(nanousd or 0 for _, nanousd, _ in mine))
-        self._spans = {number: value for number, value in self._spans.items() if number >= oldest}
+        while self._spans and (first := next(iter(self._spans))) < oldest:
+            del self._spans[first]
+        self._windows = [w for w in self._windows if w[0] >= start - self._span]
         self._open = now
 
     def add(self, start: int, nanousd: int | None) -> None:

@@ -131,7 +131,8 @@ class Silences:
         """Of which apps requests are expected in this hour, if they are not stale already."""
         c = self._columns
         expected: NDArray[np.bool_] = (c["streak"] >= _DAY) | _active_a_week_ago(c["hours"], hour)
-        return expected & (c["last"] != _NEVER) & ~c["stale"]
+        expected &= (c["last"] != _NEVER) & ~c["stale"]
+        return expected
 
     def _least(self) -> NDArray[np.float64]:
         return np.where(self._columns["streak"] >= _DAY, self._config.least_s, self._config.least_rhythm_s)

@@ -5,9 +5,10 @@ import random
 from collections.abc import Collection, Iterator, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from driftline.detectors.config import BudgetConfig, CanaryConfig, DetectorsConfig
@@ -22,7 +23,7 @@ from driftline.streams.settings import load_settings
 from tests.streams.monitor.log import START, TOPICS, FakeRecord, results_of
 
 HOUR, DAY = 3600, 86_400
-TICK = 7.3  # seconds: no divisor of anything
+TICK = 23.7  # seconds: no divisor of anything
 RULES = load_settings(Path("infra/rules.example.toml")).monitor
 
 
@@ -47,7 +48,13 @@ def burst(at: float, n: int, seed: int = 0, app: str = "bot", failed: float = 0.
     for i in range(n):
         ts = START + round((at + TICK * i / n) * MICROSECONDS)
         release, id_, bad = rng.choice(["v1", "v2"]), f"{at}-{seed}-{i}", rng.random() < failed
-        of = {"app": app, "ts": ts, "release": release, "conversation_id": f"c{id_}", "canary_share": 0.5}
+        of: dict[str, Any] = {
+            "app": app,
+            "ts": ts,
+            "release": release,
+            "conversation_id": f"c{id_}",
+            "canary_share": 0.5,
+        }
         trace = Trace(
             **of, trace_id=id_, user_id=f"u{id_}", provider="openai", request_model="gpt-4o-mini", input_tokens=90,
             output_tokens=90, latency_ms=rng.lognormvariate(6, 0.3), status="error" if bad else "ok",
@@ -67,7 +74,7 @@ def lived() -> bytes:
     absorb(monitor, begin)
     for hour in range(26):
         absorb(monitor, burst(hour * HOUR, 60, app="bot"), burst(hour * HOUR, 3, app="cat"), tick((hour + 0.5) * HOUR))
-    absorb(monitor, burst(26 * HOUR, 400, failed=0.6), burst(26 * HOUR, 1000, app="cat"), tick(26 * HOUR + 20))
+    absorb(monitor, burst(26 * HOUR, 400, failed=0.6), burst(26 * HOUR, 1000, app="cat"), tick(26 * HOUR + 30))
     return monitor.snapshot()
 
 
@@ -76,21 +83,22 @@ def each_tick(analysis: Analysis, used: Collection[int], end: int) -> Iterator[i
     return iter(range(analysis._next_tick, end))
 
 
+@settings(max_examples=6)
 @given(
     st.lists(
         st.tuples(
-            st.one_of(st.floats(1, 100), st.floats(60, 2 * HOUR), st.floats(HOUR, DAY)),
+            st.one_of(st.floats(1, 100), st.floats(60, 2 * HOUR), st.floats(HOUR, 5 * HOUR)),
             st.integers(0, 30),
             st.sampled_from([0.0, 0.5, 1.0]),
             st.sampled_from(["bot", "cat", "new"]),
             st.booleans(),
         ),
         min_size=1,
-        max_size=4,
+        max_size=3,
     )
 )
 def test_jumping_equals_walking(script: list[tuple[float, int, float, str, bool]]) -> None:
-    records, at = [], 26.0 * HOUR + 21
+    records, at = [], 26.0 * HOUR + 31
     for number, (gap, requests, failed, app, told) in enumerate(script):
         at += gap
         records.append(burst(at, requests, number, app, failed))
@@ -107,16 +115,16 @@ def test_jumping_equals_walking(script: list[tuple[float, int, float, str, bool]
 
 @cache
 def many_apps() -> bytes:
-    """Of a hundred apps, in the state of the one above."""
+    """Of ten apps, in the state of the one above."""
     monitor = fold(tick_s=1)
     for hour in range(25):
-        absorb(monitor, *(burst(hour * HOUR, 20, app=f"app{i}") for i in range(50)), tick(hour * HOUR + 100))
+        absorb(monitor, *(burst(hour * HOUR, 20, app=f"app{i}") for i in range(10)), tick(hour * HOUR + 100))
     return monitor.snapshot()
 
 
 @pytest.mark.parametrize("days", [1, 30, 365])
 def test_being_away_for_long_takes_few_steps_and_says_little(days: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    steps = 0
+    snapshot, steps = many_apps(), 0
     ticks = Analysis._ticks
 
     def counted(analysis: Analysis, used: Collection[int], end: int) -> Iterator[int]:
@@ -126,9 +134,9 @@ def test_being_away_for_long_takes_few_steps_and_says_little(days: int, monkeypa
             yield number
 
     monkeypatch.setattr(Analysis, "_ticks", counted)
-    results = absorb(fold(many_apps(), tick_s=1), tick(25 * HOUR + days * DAY))
-    assert steps <= 24 * min(days, 8) + 2 * 50 + 10  # hours until apps are given up, and each app's silence
-    assert len(results) < 3_000
+    results = absorb(fold(snapshot, tick_s=1), tick(25 * HOUR + days * DAY))
+    assert steps <= 24 * min(days, 8) + 2 * 10 + 10  # hours until apps are given up, and each app's silence
+    assert len(results) < 1_000
 
 
 def test_an_event_of_years_ago_takes_few_steps() -> None:
@@ -144,8 +152,8 @@ def test_one_tick_for_all_says_what_ticks_one_by_one_say(tick_s: float) -> None:
     told = []
     for step in (37.0, 3 * HOUR):
         monitor = fold(lived())
-        results = absorb(monitor, *(tick(26 * HOUR + 21 + n * step) for n in range(1, 1 + round(3 * HOUR / step))))
-        results += absorb(monitor, tick(29 * HOUR + 30))
+        results = absorb(monitor, *(tick(26 * HOUR + 31 + n * step) for n in range(1, 1 + round(3 * HOUR / step))))
+        results += absorb(monitor, tick(29 * HOUR + 60))
         told.append({r.id for r in results if isinstance(r, Alert | BreakerSignal)})
     assert told[0] == told[1]
     assert told[0]

@@ -14,7 +14,7 @@ from driftline.sinks.clickhouse.config import ClickHouseConfig
 from driftline.sinks.clickhouse.embedded import EmbeddedServer
 from driftline.sinks.clickhouse.migrate import migrate
 from driftline.streams.embedded_kafka import EmbeddedKafka
-from driftline.streams.running import RunningStack, publish, withdraw
+from driftline.streams.running import KEY, RunningStack, control_key, publish, withdraw
 from driftline.streams.runtime.admin import apply_topics
 from driftline.streams.runtime.config import IDLE_FETCH_MS, KafkaConfig
 from driftline.streams.settings import PREFIX, Settings
@@ -47,14 +47,18 @@ class LocalStack:
         self._broker = None if brokers else EmbeddedKafka(settings.stack.kafka_port or _free_port())
         self._server = EmbeddedServer(folder / "clickhouse", settings.stack.clickhouse_port)
         partitions = settings.kafka.partitions if "partitions" in settings.kafka.model_fields_set else PARTITIONS
+        self._own_key = self._broker is not None and settings.kafka.has_no_key
         self.kafka: KafkaConfig = (
             settings.kafka.for_embedded(fetch_max_wait_ms).model_copy(
-                update={"brokers": self._broker.brokers, "partitions": partitions}
+                update={
+                    "brokers": self._broker.brokers,
+                    "partitions": partitions,
+                    **({"control_key_file": (folder / KEY).absolute()} if self._own_key else {}),
+                }
             )
             if self._broker
             else settings.kafka.model_copy(update={"brokers": brokers})
         )
-        self.topics: Topics = self.kafka.topics
         self.stack = Stack(
             folder,
             [
@@ -70,6 +74,10 @@ class LocalStack:
         )
 
     @property
+    def topics(self) -> Topics:
+        return self.kafka.topics
+
+    @property
     def clickhouse(self) -> ClickHouseConfig:
         return self._settings.clickhouse.model_copy(update={"dsn": SecretStr(self._server.dsn)})
 
@@ -79,6 +87,8 @@ class LocalStack:
         return self._broker.pid if self._broker else None, self._server.pid
 
     async def _prepare(self) -> None:
+        if self._own_key:
+            control_key(self._settings.stack.state_dir)
         await apply_topics(self.kafka, self.topics)
         await asyncio.to_thread(migrate, self.clickhouse)
 

@@ -3,6 +3,7 @@ and read by every command whose settings do not say otherwise."""
 
 import fcntl
 import os
+import secrets
 from pathlib import Path
 
 import msgspec
@@ -13,6 +14,7 @@ from driftline.streams.settings import Settings
 
 FILE = "stack.json"
 LOCK = "lock"
+KEY = "control.key"  # signs the stack's control records
 
 
 class RunningStack(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,6 +34,18 @@ def publish(folder: Path, stack: RunningStack) -> None:
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(msgspec.json.format(msgspec.json.encode(stack, enc_hook=str), indent=2) + b"\n")
     new.replace(folder / FILE)
+
+
+def control_key(folder: Path) -> Path:
+    """The stack's own key, made at its first start; for the owner's eyes alone."""
+    file = folder / KEY
+    if not file.exists():
+        new = folder / f"{KEY}.new"
+        new.unlink(missing_ok=True)
+        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as key:
+            key.write(secrets.token_hex(32) + "\n")
+        new.replace(file)
+    return file
 
 
 def withdraw(folder: Path) -> None:

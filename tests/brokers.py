@@ -18,7 +18,6 @@ from aiokafka.structs import ConsumerRecord, RecordMetadata
 
 from driftline.schemas.codec import encode_event, encode_events
 from driftline.schemas.events import Event, Tick
-from driftline.schemas.topics import Topics
 from driftline.streams.embedded_kafka import die_with_parent
 from driftline.streams.runtime.admin import apply_topics
 from driftline.streams.runtime.config import KafkaConfig
@@ -131,7 +130,7 @@ class Kafka:
 
     def __init__(self, config: KafkaConfig) -> None:
         self.config = config
-        self.topics = Topics(config.prefix)
+        self.topics = config.topics
         self._producer: AIOKafkaProducer | None = None
 
     @property
@@ -176,7 +175,11 @@ class Kafka:
         """Everything in the topic now, by partition and offset."""
         partitions = [TopicPartition(topic, number) for number in range(self.config.partitions)]
         consumer = AIOKafkaConsumer(
-            **self.config.client_options(), enable_auto_commit=False, auto_offset_reset="earliest", fetch_max_wait_ms=20
+            **self.config.client_options(),
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            fetch_max_wait_ms=20,
+            isolation_level="read_committed",
         )
         await consumer.start()
         found: list[ConsumerRecord] = []

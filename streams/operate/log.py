@@ -10,7 +10,7 @@ from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 from driftline.schemas.batches import bounded_batches
 from driftline.schemas.errors import RetryableError
 from driftline.streams.runtime.admin import require_topics
-from driftline.streams.runtime.config import KafkaConfig
+from driftline.streams.runtime.config import COMMITTED, KafkaConfig
 from driftline.streams.runtime.state import read_newest
 
 T = TypeVar("T")
@@ -52,9 +52,9 @@ class Reading:
             )
             for tp in unread - self.ends.keys():
                 # Of a fetch: the embedded broker's answer to "latest offset" is too low.
-                highwater = consumer.highwater(tp)
-                if highwater is not None:
-                    self.ends[tp] = max(highwater, self.starts[tp])
+                end = _end(consumer, tp)
+                if end is not None:
+                    self.ends[tp] = max(end, self.starts[tp])
                     heard = now()
             for tp, records in fetched.items():
                 heard = now()
@@ -82,6 +82,7 @@ class Log:
             auto_offset_reset="none",  # a beginning deleted while it is read must not go unnoticed
             max_partition_fetch_bytes=FETCH_BYTES,
             fetch_max_wait_ms=WAIT_MS,
+            isolation_level=COMMITTED,
             **self._config.client_options(),
         )
 
@@ -138,6 +139,13 @@ class Log:
             return {tp: await _asked(consumer.committed(tp)) or 0 for tp in partitions}
         finally:
             await consumer.stop()
+
+
+def _end(consumer: AIOKafkaConsumer, tp: TopicPartition) -> int | None:
+    """Of a partition that was fetched: before the first transaction that is still open."""
+    highwater: int | None = consumer.highwater(tp)
+    stable: int | None = consumer.last_stable_offset(tp)
+    return stable if highwater is not None and stable is not None and 0 <= stable < highwater else highwater
 
 
 async def _asked(answer: Awaitable[T]) -> T:

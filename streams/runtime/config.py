@@ -10,6 +10,7 @@ from driftline.schemas.config import Config
 from driftline.schemas.errors import ConfigError
 from driftline.schemas.topics import LARGE, Topics
 
+COMMITTED = "read_committed"  # for every consumer: what a producer's transaction took back never happened
 SHORTEST_KEY = 16  # characters of a control key: nobody guesses 64 random bits
 
 
@@ -84,6 +85,11 @@ class KafkaConfig(Config):
     def topics(self) -> Topics:
         """:raises ConfigError: the key of control records cannot be read."""
         return Topics(self.prefix, self.control_secret(), self.partitions)
+
+    @property
+    def has_no_key(self) -> bool:
+        """Control records are signed with a key that everybody can derive."""
+        return self.control_key is None and self.control_key_file is None
 
     def control_secret(self) -> bytes | None:
         """What signs control records; None: derived from the prefix.
@@ -165,6 +171,7 @@ class KafkaConfig(Config):
             "enable_auto_commit": False,
             "auto_offset_reset": "earliest",
             "fetch_max_wait_ms": self.fetch_max_wait_ms,
+            "isolation_level": COMMITTED,
         }
 
     def producer_options(self, linger_ms: int = 5) -> dict[str, Any]:

@@ -39,7 +39,7 @@ from driftline.streams.health import Health, HealthConfig, serve
 from driftline.streams.ready import mark_ready
 from driftline.streams.runtime import state as states
 from driftline.streams.runtime.admin import require_topics, wait_for_broker
-from driftline.streams.runtime.config import KafkaConfig
+from driftline.streams.runtime.config import COMMITTED, KafkaConfig
 from driftline.streams.runtime.lag import LagWatch
 from driftline.streams.runtime.partition import Hook, Partition, Surroundings
 from driftline.streams.runtime.quarantine import Raised
@@ -279,6 +279,7 @@ class FaustRole:
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             fetch_max_wait_ms=self._config.fetch_max_wait_ms,
+            isolation_level=COMMITTED,
         )
         try:
             await consumer.start()

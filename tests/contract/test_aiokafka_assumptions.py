@@ -73,6 +73,17 @@ def test_every_consumer_bounds_its_batches() -> None:
         assert "value_deserializer=bounded_batches" in ast.unparse(call), where
 
 
+def test_what_a_transaction_took_back_is_read_by_nobody() -> None:
+    assert KafkaConfig().group_options()["isolation_level"] == "read_committed"
+    for where, call in calls("AIOKafkaConsumer"):
+        text = ast.unparse(call)
+        ours_alone = where.split(":")[0] in (
+            "producers/listener.py",
+            "streams/demo/runner.py",
+        )  # topics that no application writes to
+        assert ours_alone or "group_options()" in text or "isolation_level=COMMITTED" in text, where
+
+
 def test_a_wrong_sequence_number_is_an_error_that_we_hear_of() -> None:
     assert issubclass(OutOfOrderSequenceNumber, KafkaError)
     send = inspect.getsource(worker.FaustRole._send)
@@ -118,7 +129,7 @@ def test_nothing_instruments_clients() -> None:
 def test_no_transactions() -> None:
     for where, call in calls("AIOKafkaProducer", "AIOKafkaConsumer"):
         options = {keyword.arg for keyword in call.keywords}
-        assert not options & {"transactional_id", "isolation_level"}, where
+        assert "transactional_id" not in options, where
     assert not list(calls("begin_transaction", "commit_transaction", "send_offsets_to_transaction"))
 
 

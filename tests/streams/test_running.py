@@ -3,10 +3,11 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from driftline.schemas.errors import ConfigError
-from driftline.streams.running import LOCK, RunningStack, find, publish, with_running_stack, withdraw
+from driftline.streams.running import LOCK, RunningStack, control_key, find, publish, with_running_stack, withdraw
 from driftline.streams.settings import Settings, load_settings
 
 STACK = RunningStack(
@@ -36,6 +37,17 @@ def test_commands_find_a_running_stack_wherever_its_ports_are(running: Path) -> 
     assert found.kafka.brokers == "127.0.0.1:19092"
     assert not found.kafka.idempotent
     assert found.clickhouse.dsn.get_secret_value() == STACK.clickhouse
+
+
+def test_commands_sign_and_read_with_the_key_of_the_stack(running: Path) -> None:
+    key = control_key(running)
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    assert control_key(running).read_bytes() == key.read_bytes()
+    publish(running, msgspec.structs.replace(STACK, control_key_file=key))
+    found = with_running_stack(settings(running))
+    assert found.kafka.control_secret() == key.read_bytes().strip()
+    own = settings(running, kafka={"control_key": "0123456789abcdef"})
+    assert with_running_stack(own).kafka.control_secret() == b"0123456789abcdef"
 
 
 def test_what_settings_say_stays(running: Path) -> None:

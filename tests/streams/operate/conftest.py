@@ -81,8 +81,10 @@ class Pipeline:
                 continue
             self._absorbed[p] = record.offset
             for output in await self._folds[p].absorb([record]):
-                ack = await self.kafka.send(output.topic, output.value, key=output.key, partition=p)
-                self._published[p][output.topic] = ack.offset
+                to = p if output.partition is None else output.partition
+                ack = await self.kafka.send(output.topic, output.value, key=output.key, partition=to)
+                if to == p:
+                    self._published[p][output.topic] = ack.offset
         for p, fold in self._folds.items():
             progress = Progress(
                 role="monitor",
@@ -122,7 +124,20 @@ def operate_tables(operate_server: EmbeddedServer) -> ClickHouseConfig:
 
 @pytest.fixture
 async def pipeline(embedded_kafka: Broker, operate_tables: ClickHouseConfig) -> AsyncIterator[Pipeline]:
-    config, clickhouse = embedded_kafka.config(), operate_tables
+    async with pipeline_on(embedded_kafka, operate_tables) as found:
+        yield found
+
+
+@pytest.fixture
+async def pipeline_on_each(broker: Broker, operate_tables: ClickHouseConfig) -> AsyncIterator[Pipeline]:
+    """For tests marked `on_each_broker`."""
+    async with pipeline_on(broker, operate_tables) as found:
+        yield found
+
+
+@contextlib.asynccontextmanager
+async def pipeline_on(broker: Broker, clickhouse: ClickHouseConfig) -> AsyncIterator[Pipeline]:
+    config = broker.config()
     settings = Settings(kafka=config, clickhouse=clickhouse)
     stop = asyncio.Event()
     async with Kafka(config) as kafka:

@@ -225,7 +225,9 @@ def test_elements_of_an_array_are_found_as_a_parser_finds_them(document: list[An
         trace_id=st.text(min_size=1, max_size=20),
         latency_ms=st.none() | st.floats(0, 1e9),
         input_text=st.text(),
-        attributes=st.dictionaries(st.text(), st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text()),
+        attributes=st.dictionaries(
+            st.text(max_size=200), st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text()
+        ),
     )
 )
 def test_traces_survive_a_round_trip(trace: Trace) -> None:

@@ -8,8 +8,12 @@ import msgspec
 from rich.table import Table
 
 from driftline.streams.baselines.commands import baseline_group
+from driftline.streams.commands.alerts import alerts_group
+from driftline.streams.commands.apps import apps_command
 from driftline.streams.commands.check_config import check_config_command
 from driftline.streams.commands.query import query_command
+from driftline.streams.commands.status import status_command
+from driftline.streams.commands.tail import tail_command
 from driftline.streams.logs import set_up
 from driftline.streams.operate.commands import dlq_group, reconcile_command, replay_command, settings_of
 from driftline.streams.report.commands import report_command
@@ -18,17 +22,23 @@ from driftline.streams.settings import Settings, load_settings
 from driftline.streams.terminal import Cli, console
 
 
-@click.group(cls=Cli, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Cli, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.option(
     "--config",
     type=click.Path(path_type=Path, dir_okay=False),
     envvar="DRIFTLINE_CONFIG",
     help="TOML settings; DRIFTLINE_<SECTION>__<KEY> variables go over it.",
 )
+@click.version_option(package_name="driftline", message="driftline %(version)s")
 @click.option("-v", "--verbose", is_flag=True, help="Log at DEBUG.")
 @click.pass_context
 def main(ctx: click.Context, config: Path | None, verbose: bool) -> None:
-    """Streaming telemetry for LLM applications: drift, quality, cost and rollback signals over Kafka."""
+    """Streaming telemetry for LLM applications: drift, quality, cost and rollback signals over Kafka.
+
+    \b
+    Exit codes: 0 done; 1 it did not work, or what was compared differs; 2 wrong command line;
+    70 a bug of ours; 78 wrong settings; 130 ended by Ctrl-C; 141 the output's reader went away.
+    """
     set_up(verbose=verbose, libraries=ctx.invoked_subcommand in ("worker", "up", "demo"))
     ctx.obj = config
 
@@ -154,6 +164,10 @@ def migrate(ctx: click.Context) -> None:
 
 
 for command in (
+    status_command,
+    tail_command,
+    apps_command,
+    alerts_group,
     query_command,
     check_config_command,
     reconcile_command,

@@ -3,7 +3,7 @@
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import TypeAlias
@@ -36,14 +36,15 @@ class Repeats(logging.Filter):
     What counts as the same is the message before its values are put in.
     """
 
-    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, now: Callable[[], float] = time.monotonic, *, silent: Collection[str] = ()) -> None:
         super().__init__()
+        self._silent = silent  # libraries of which a command tells the errors itself
         self._now = now
         self._said: dict[tuple[str, object], _Said] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         library = record.name.partition(".")[0]
-        if library in _silent:
+        if library in _silent or library in self._silent:
             return False
         if library not in LIBRARIES:
             return True
@@ -96,9 +97,6 @@ def set_up(*, verbose: bool, libraries: bool) -> None:
         handler = logging.StreamHandler()
         handler.setFormatter(SafeFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     if not verbose:
-        handler.addFilter(Repeats())
+        handler.addFilter(Repeats(silent=() if libraries else LIBRARIES))
     logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler])
     logging.getLogger("aiokafka").setLevel(logging.WARNING)
-    if not verbose and not libraries:
-        for name in LIBRARIES:
-            logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -1,7 +1,8 @@
 """One query, for people and for scripts: `driftline query "SELECT …"`."""
 
+import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -79,6 +80,14 @@ def read_bytes(
         options = {**_READ_ONLY, "wait_end_of_query": 1, **(settings or {})}
         with client.raw_stream(sql, fmt=output, settings=options) as stream:
             yield iter(lambda: stream.read(CHUNK), b"")
+
+
+def read_json(config: ClickHouseConfig, sql: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows by name, as JSON has them. Raises RetryableError or PermanentError with ClickHouse's own words."""
+    with session(config) as client:
+        options = {**_READ_ONLY, "output_format_json_quote_64bit_integers": 0}
+        lines = client.raw_query(sql, parameters=dict(parameters), fmt="JSONEachRow", settings=options).splitlines()
+    return [json.loads(line) for line in lines]
 
 
 def count_rows(config: ClickHouseConfig, table: str) -> int:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from driftline.schemas.errors import ConfigError, RetryableError
 from driftline.schemas.topics import Topic, Topics
+from driftline.streams.logs import without
 from driftline.streams.runtime.config import KafkaConfig
 
 logger = logging.getLogger(__name__)
@@ -56,22 +58,23 @@ async def wait_for_broker(config: KafkaConfig, timeout_s: float = 30.0) -> None:
 
     :raises RetryableError: none did within the time; one line that says which and why.
     """
-    deadline = asyncio.get_running_loop().time() + timeout_s
-    told = False
-    while True:
-        try:
-            async with asyncio.timeout_at(deadline), _Admin(config):
-                return
-        except (RetryableError, TimeoutError) as error:
-            if asyncio.get_running_loop().time() + 0.2 >= deadline:
-                raise RetryableError(
-                    f"No Kafka broker answers at {config.brokers} (waited {timeout_s:g} s): "
-                    "check brokers and security_protocol"
-                ) from error
-        if not told:
-            logger.info("Waiting for Kafka at %s.", config.brokers)
-            told = True
-        await asyncio.sleep(0.2)
+    now = asyncio.get_running_loop().time
+    began, said_at, pause = now(), -math.inf, 5.0
+    with without("aiokafka"):  # five errors a second
+        while True:
+            try:
+                async with asyncio.timeout_at(began + timeout_s), _Admin(config):
+                    return
+            except (RetryableError, TimeoutError) as error:
+                if now() + 0.2 >= began + timeout_s:
+                    raise RetryableError(
+                        f"No Kafka broker answers at {config.brokers} (waited {timeout_s:g} s): "
+                        "check brokers and security_protocol"
+                    ) from error
+            if now() >= said_at + pause:
+                logger.warning("Kafka at %s does not answer yet; waited %.0f s.", config.brokers, now() - began)
+                said_at, pause = now(), pause * 2
+            await asyncio.sleep(0.2)
 
 
 async def require_topics(config: KafkaConfig, names: Iterable[str]) -> None:

@@ -1,0 +1,31 @@
+"""What these commands share: options, one way to ask ClickHouse, one way to answer."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+import msgspec
+from rich.console import RenderableType
+
+from driftline.sinks.clickhouse.config import ClickHouseConfig
+from driftline.streams.terminal import console
+
+json_flag = click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
+demo_flag = click.option("--demo", "of_demo", is_flag=True, help="Of the data that the last demo left.")
+
+
+def ask(clickhouse: ClickHouseConfig, sql: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows as ClickHouse's JSON has them.
+
+    :raises RetryableError: ClickHouse does not answer, or refuses; in its own words.
+    """
+    from driftline.sinks.clickhouse.query import read_json
+
+    return read_json(clickhouse, sql, parameters)
+
+
+def answer(value: object, shown: RenderableType, as_json: bool) -> None:
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
+    else:
+        console.print(shown)

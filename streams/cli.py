@@ -7,6 +7,7 @@ import click
 import msgspec
 from rich.table import Table
 
+from driftline.schemas.text import for_terminal
 from driftline.streams.baselines.commands import baseline_group
 from driftline.streams.commands.alerts import alerts_group
 from driftline.streams.commands.apps import apps_command
@@ -149,7 +150,7 @@ def topics_apply(ctx: click.Context) -> None:
     settings = settings_of(ctx)
     table = Table("topic", "state", "what differs, and what to do")
     for status in asyncio.run(apply_topics(settings.kafka, settings.topics)):
-        table.add_row(status.name, status.state, "; ".join(status.notes))
+        table.add_row(status.name, status.state, for_terminal("; ".join(status.notes)))
     console.print(table)
 
 

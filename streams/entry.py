@@ -4,7 +4,9 @@ import signal
 
 
 def main() -> None:
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:  # a background job ignores it, and shall
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     from driftline.streams.cli import main as command
 
     signal.signal(signal.SIGINT, before)

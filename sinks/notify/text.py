@@ -3,7 +3,14 @@
 from driftline.schemas.clock import utc
 
 CUT = " … [cut]"
-_CONTROL = dict.fromkeys([code for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"])
+_DIRECTION = (0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A))  # they turn text around, or break lines
+_CONTROL = dict.fromkeys(
+    [
+        code
+        for code in (*range(0x20), *range(0x7F, 0xA0), *_DIRECTION, *range(0xD800, 0xE000))
+        if chr(code) not in "\n\t"
+    ]
+)
 
 
 def length(text: str) -> int:

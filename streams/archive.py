@@ -33,6 +33,7 @@ from driftline.streams import metrics
 from driftline.streams.health import Health
 from driftline.streams.poison import ArchiveConfig, PoisonWatch
 from driftline.streams.ready import mark_ready
+from driftline.streams.runtime import lost
 from driftline.streams.runtime.config import KafkaConfig
 from driftline.streams.runtime.watch import ConsumerWatch
 
@@ -94,6 +95,11 @@ class Batch:
             records[0].timestamp, self.oldest_ms.get(partition.topic, records[0].timestamp)
         )
         self.taken[partition.topic] += len(records)
+
+    def gone(self, gap: lost.Gap) -> None:
+        """What retention deleted: a letter stands for it, before offsets say that it is past."""
+        self.letters.append(lost.letter("archive", gap))
+        self.offsets[TopicPartition(gap.topic, gap.partition)] = gap.until
 
     def _add_events(self, record: ConsumerRecord) -> None:
         offset = record.offset
@@ -232,7 +238,13 @@ class Archive:
             left = closes - now()
             if left <= 0:
                 break
-            fetched = await self._consumer.getmany(timeout_ms=round(min(left, POLL_S) * 1000))
+            try:
+                fetched = await self._consumer.getmany(timeout_ms=round(min(left, POLL_S) * 1000))
+            except lost.OUT_OF_RANGE as error:
+                for gap in await lost.go_on(self._consumer, error):
+                    batch.gone(gap)
+                    lost.tell("archive", gap, self._health)
+                continue
             if fetched and not batch.offsets:
                 closes = now() + self._config.batch_age_s
             for partition, records in fetched.items():
@@ -379,7 +391,7 @@ async def _archive(
         rebalance_timeout_ms=round(REBALANCE_S * 1000),
         max_partition_fetch_bytes=FETCH_BYTES,
         **kafka.client_options(),
-        **{**kafka.group_options(), "fetch_max_wait_ms": FETCH_WAIT_MS},
+        **{**kafka.group_options(), **lost.NO_RESET, "fetch_max_wait_ms": FETCH_WAIT_MS},
     )
     watch = ConsumerWatch("archive", consumer, kafka, health)
     options = {

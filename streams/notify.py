@@ -34,6 +34,7 @@ from driftline.sinks.notify.config import NotifyConfig
 from driftline.streams import metrics
 from driftline.streams.health import Health
 from driftline.streams.ready import mark_ready
+from driftline.streams.runtime import lost
 from driftline.streams.runtime.admin import require_topics, wait_for_broker
 from driftline.streams.runtime.config import KafkaConfig
 from driftline.streams.runtime.watch import PATIENCE_S as BROKER_PATIENCE_S
@@ -97,12 +98,15 @@ class Courier(ConsumerRebalanceListener):
         self._counted: Counter[str] = Counter()  # what of it the metrics have
         self.assigned = asyncio.Event()
         self._notifier = notifier
+        self._kafka = kafka
+        self._topics = topics
         self._clock = clock
         self._types: dict[str, type[Notice]] = {
             topics.alerts: Alert,
             topics.rollbacks: RollbackSignal,
             topics.breakers: BreakerSignal,
         }
+        self._lost: list[lost.Gap] = []  # by retention, and not said yet
         self._told: dict[str, None] = {}  # in the order of telling, bounded
         self._next: dict[TopicPartition, int] = {}  # the offset read next
         self._newest_ms: dict[TopicPartition, int] = {}  # the Kafka timestamp of the record before it
@@ -110,7 +114,7 @@ class Courier(ConsumerRebalanceListener):
         self._consumer = AIOKafkaConsumer(
             value_deserializer=bounded_batches,
             **kafka.client_options(),
-            **{**kafka.group_options(), "fetch_max_wait_ms": FETCH_WAIT_MS},
+            **{**kafka.group_options(), **lost.NO_RESET, "fetch_max_wait_ms": FETCH_WAIT_MS},
             group_id=f"{topics.prefix}.notify.{notifier.name}",
             max_poll_interval_ms=IDLE_MS,
         )
@@ -151,6 +155,8 @@ class Courier(ConsumerRebalanceListener):
             committed = await self._consumer.committed(tp)
             start = max(beginnings[tp], NEVER if committed is None else committed - REMEMBERED)
             self._consumer.seek(tp, start)
+            if committed is not None and committed < beginnings[tp]:
+                self._lost.append(lost.Gap(tp.topic, tp.partition, committed, beginnings[tp]))
             self._next[tp] = start
             self._committed[tp] = NEVER if committed is None else committed
         self.assigned.set()
@@ -159,8 +165,14 @@ class Courier(ConsumerRebalanceListener):
         """Everything there is to read now, in the order of each partition."""
         backlog: list[Pending] = []
         patience = PATIENCE
+        gaps, self._lost = self._lost, []
+        await self._say_lost(gaps)
         while not stop.is_set() and len(backlog) < BACKLOG and patience:
-            batches = await self._consumer.getmany(timeout_ms=POLL_MS)
+            try:
+                batches = await self._consumer.getmany(timeout_ms=POLL_MS)
+            except lost.OUT_OF_RANGE as error:
+                await self._say_lost(await lost.go_on(self._consumer, error))
+                continue
             for tp, records in batches.items():
                 if tp in self._committed:  # else it has just been assigned, and is read again from where it must start
                     backlog += filter(None, (self._pending(tp, record) for record in records))
@@ -170,6 +182,14 @@ class Courier(ConsumerRebalanceListener):
             if not self._behind():
                 break
         return backlog
+
+    async def _say_lost(self, gaps: Sequence[lost.Gap]) -> None:
+        """Transitions that retention deleted before they were told."""
+        if gaps:
+            await lost.send_letters(self._kafka, self._topics, [lost.letter(self._name, gap) for gap in gaps])
+        for gap in gaps:
+            lost.tell(self._name, gap, self._health)
+            self._next[TopicPartition(gap.topic, gap.partition)] = gap.until
 
     def _behind(self) -> bool:
         return any(self._next[tp] < end for tp, end in self._ends().items())

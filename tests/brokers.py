@@ -14,6 +14,8 @@ from typing import Any, Self
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.records_to_delete import RecordsToDelete
 from aiokafka.structs import ConsumerRecord, RecordMetadata
 
 from driftline.schemas.codec import encode_event, encode_events
@@ -170,6 +172,30 @@ class Kafka:
         for partition in range(self.config.partitions):
             value = encode_event(self.topics.controls.signed(Tick(ts=ts), partition))
             await self.send(self.topics.events, value, partition=partition)
+
+    async def delete_before(self, topic: str, partition: int, offset: int) -> None:
+        """As retention does."""
+        admin = AIOKafkaAdminClient(**self.config.client_options())
+        await admin.start()
+        try:
+            await admin.delete_records({TopicPartition(topic, partition): RecordsToDelete(offset)})
+        finally:
+            await admin.close()
+
+    async def make_anew(self, topic: str) -> None:
+        """Delete a topic and create it."""
+        admin = AIOKafkaAdminClient(**self.config.client_options())
+        await admin.start()
+        try:
+            await admin.delete_topics([topic])
+
+            async def gone() -> bool:
+                return topic not in await admin.list_topics()
+
+            await eventually(gone, f"{topic} is deleted")
+        finally:
+            await admin.close()
+        await apply_topics(self.config, self.topics)
 
     async def read(self, topic: str) -> list[ConsumerRecord]:
         """Everything in the topic now, by partition and offset."""

@@ -15,9 +15,10 @@ from driftline.schemas.results import Progress
 from driftline.schemas.topics import Topics
 from driftline.streams import metrics
 from driftline.streams.fold import Fold, Output
-from driftline.streams.runtime import quarantine
+from driftline.streams.runtime import lost, quarantine
 from driftline.streams.runtime import state as states
 from driftline.streams.runtime.config import KafkaConfig
+from driftline.streams.runtime.lost import Gap
 from driftline.streams.runtime.state import NOWHERE
 from driftline.streams.runtime.transport import Fetched, Run
 
@@ -70,8 +71,10 @@ class Partition:
         around: Surroundings,
         note: states.Note | None = None,
         state_at: int = NOWHERE,
+        gone: tuple[Gap, ...] = (),
     ) -> None:
-        """`note`: what the start before left behind; `state_at`: where the state's record is."""
+        """`note`: what the start before left behind; `state_at`: where the state's record is; `gone`: what retention
+        deleted after the state that was loaded, and `state` goes on after."""
         self.topic = topic
         self.number = number
         self.epoch = epoch
@@ -90,8 +93,9 @@ class Partition:
         self._state_at = state_at
         self._watched = True  # until the first state, and until all suspects are absorbed: notes are written
         self._noted = False  # a note is open
+        self._gone = gone  # and not said yet
         self._counted = dict(fold.counters)
-        metrics.dropped(name, dict.fromkeys((*self._counted, "quarantined"), 0))
+        metrics.dropped(name, dict.fromkeys((*self._counted, "quarantined", "lost"), 0))
         self._turn = asyncio.Lock()
 
     @property
@@ -122,6 +126,7 @@ class Partition:
     async def save(self) -> None:
         """Save what is absorbed and not saved, after the take under way. Whatever this raises, nothing is lost."""
         async with self._turn:
+            await self._say_what_is_gone()
             if self._unsaved and self._whole:
                 await self._save()
 
@@ -131,6 +136,11 @@ class Partition:
             await self._note(_NOTHING)
 
     async def _take(self, run: Run, acknowledge: Callable[[], object]) -> None:
+        for gap in run.gone:
+            if gap.first <= self.offset + 1 < gap.until:
+                self._gone += (gap,)
+                self.offset = gap.until - 1
+        await self._say_what_is_gone()
         records = self._new(run)
         parts = [records] if self._suspects is None else list(self._suspects.parts(records))
         for part in filter(None, parts):
@@ -181,6 +191,17 @@ class Partition:
         self._measure(records)
         if self._due():
             await self._save()
+
+    async def _say_what_is_gone(self) -> None:
+        """Before a state says that it is past."""
+        if not self._gone or not self._around.current(self):
+            return
+        dlq = self._around.topics.dlq
+        await self._publish([Output(dlq, None, encode_result(lost.letter(self.name, gap))) for gap in self._gone])
+        for gap in self._gone:
+            self._around.tell(*lost.tell(self.name, gap))
+        self._gone = ()
+        self._unsaved += 1
 
     async def _note(self, note: states.Note) -> None:
         """Before its ack comes nothing of it may be absorbed."""
@@ -273,7 +294,11 @@ class Partition:
 
     def _due(self) -> bool:
         config, clock = self._around.config, self._around.clock
-        return self._unsaved >= config.checkpoint_records or clock.monotonic() - self._saved_at >= config.checkpoint_s
+        return (
+            bool(self._gone)
+            or self._unsaved >= config.checkpoint_records
+            or clock.monotonic() - self._saved_at >= config.checkpoint_s
+        )
 
     async def _save(self) -> None:
         began = self._around.clock.monotonic()

@@ -18,15 +18,17 @@ from typing import Any, NamedTuple, Protocol
 import faust
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
-from aiokafka.errors import IllegalStateError, KafkaError
+from aiokafka.errors import IllegalStateError, KafkaError, NoOffsetForPartitionError
 from aiokafka.structs import OffsetAndMetadata
 from faust.tables.manager import TableManager
 from faust.transport.drivers import aiokafka as driver
 from faust.types.tuples import TP, ConsumerMessage
 
 from driftline.schemas.batches import bounded_batches
+from driftline.schemas.errors import DriftlineError
 from driftline.streams.fold import Record
 from driftline.streams.runtime.config import KafkaConfig
+from driftline.streams.runtime.lost import NO_RESET, OUT_OF_RANGE, Gap, go_on
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +50,7 @@ class Run(NamedTuple):
     epoch: int  # of the start position that this run continues
     position: int  # where the fetch continued: offsets in [position, records[0].offset) do not exist
     records: Sequence[Fetched]
+    gone: tuple[Gap, ...] = ()  # what retention deleted before `position`, since the last run
 
     @property
     def offset(self) -> int:
@@ -130,6 +133,7 @@ class Thread(driver.AIOKafkaConsumerThread):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._starts: dict[TP, tuple[int, int]] = {}  # (epoch, position); only this thread touches it
+        self._gone: dict[TP, tuple[Gap, ...]] = {}  # since the last run
 
     def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:
         kafka = self.app.kafka
@@ -139,7 +143,7 @@ class Thread(driver.AIOKafkaConsumerThread):
             client_id=self.app.conf.id,
             partition_assignment_strategy=[RoundRobinPartitionAssignor],
             **kafka.client_options(),
-            **kafka.group_options(),
+            **{**kafka.group_options(), **NO_RESET},
         )
 
     async def start_at(self, epoch: int, positions: Mapping[TP, int]) -> None:
@@ -151,6 +155,7 @@ class Thread(driver.AIOKafkaConsumerThread):
         for tp, offset in positions.items():
             consumer.seek(TopicPartition(tp.topic, tp.partition), offset)
             self._starts[tp] = (epoch, offset)
+            self._gone.pop(tp, None)
 
     async def _fetch_records(
         self,
@@ -160,7 +165,11 @@ class Thread(driver.AIOKafkaConsumerThread):
         max_records: int | None = None,
     ) -> dict[TP, list[Run]]:
         before = {tp: epoch for tp, (epoch, _) in self._starts.items()}
-        fetched = await super()._fetch_records(consumer, active_partitions, timeout, max_records)
+        try:
+            fetched = await super()._fetch_records(consumer, active_partitions, timeout, max_records)
+        except OUT_OF_RANGE as error:
+            await self._go_on(consumer, error, before)
+            return {}
         runs = {}
         for tp, records in fetched.items():
             start = self._starts.get(tp)
@@ -173,10 +182,27 @@ class Thread(driver.AIOKafkaConsumerThread):
                 runs[tp] = [self._run(tp, records)]
         return runs
 
+    async def _go_on(self, consumer: AIOKafkaConsumer, error: Exception, before: Mapping[TP, int]) -> None:
+        if isinstance(error, NoOffsetForPartitionError):
+            return  # it has not been told where to start yet
+        try:
+            gaps = await go_on(consumer, error)
+        except DriftlineError as failure:
+            self.app.loop.call_soon_threadsafe(self.app.feed.failed, failure)
+            return
+        for gap in gaps:
+            tp = TP(gap.topic, gap.partition)
+            epoch, position = self._starts[tp]
+            if before.get(tp) == epoch and position == gap.first:
+                self._starts[tp] = (epoch, gap.until)
+                self._gone[tp] = (*self._gone.get(tp, ()), gap)
+            else:  # sent elsewhere meanwhile
+                consumer.seek(TopicPartition(tp.topic, tp.partition), position)
+
     def _run(self, tp: TP, records: list[Any]) -> Run:
         epoch, position = self._starts[tp]
         self._starts[tp] = (epoch, records[-1].offset + 1)
-        return Run(tp.topic, tp.partition, epoch, position, records)
+        return Run(tp.topic, tp.partition, epoch, position, records, self._gone.pop(tp, ()))
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
         assigned = self.assignment()

@@ -41,6 +41,7 @@ from driftline.streams.runtime import state as states
 from driftline.streams.runtime.admin import require_topics, wait_for_broker
 from driftline.streams.runtime.config import COMMITTED, KafkaConfig
 from driftline.streams.runtime.lag import LagWatch
+from driftline.streams.runtime.lost import Gap
 from driftline.streams.runtime.partition import Hook, Partition, Surroundings
 from driftline.streams.runtime.quarantine import Raised
 from driftline.streams.runtime.transport import FoldApp, Run
@@ -296,16 +297,26 @@ class FaustRole:
         state = None if record is None else states.decode(record.value)
         fold = source.factory(tp.partition, None if state is None else state.snapshot)
         fresh = states.State(beginning - 1, {}, b"")
+        gone: tuple[Gap, ...] = ()
         if state is not None and state.offset < fresh.offset:
-            lost = fresh.offset - state.offset
-            message = "%d records of %s[%d] were deleted by retention before %s had absorbed them."
-            logger.error(message, lost, tp.topic, tp.partition, source.fold)
+            gone = (Gap(tp.topic, tp.partition, state.offset + 1, beginning),)
             state = msgspec.structs.replace(state, offset=fresh.offset)
         if state is not None:  # of what the log no longer has nobody needs to know
             state = msgspec.structs.replace(state, skipped=tuple(s for s in state.skipped if s.offset >= beginning))
         state_at = states.NOWHERE if record is None else record.offset
         partition = Partition(
-            *(tp.topic, tp.partition, epoch, source.fold, fold, state or fresh, self._around, found.note, state_at)
+            *(
+                tp.topic,
+                tp.partition,
+                epoch,
+                source.fold,
+                fold,
+                state or fresh,
+                self._around,
+                found.note,
+                state_at,
+                gone,
+            )
         )
         partition.tell()
         return partition

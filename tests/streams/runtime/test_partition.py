@@ -9,11 +9,12 @@ from prometheus_client import REGISTRY
 from driftline.schemas.clock import ManualClock
 from driftline.schemas.codec import decode
 from driftline.schemas.errors import PermanentError, RetryableError
-from driftline.schemas.results import Progress
+from driftline.schemas.results import DeadLetter, Progress
 from driftline.schemas.topics import Topics
 from driftline.streams.fold import Output, Record
 from driftline.streams.runtime import state as states
 from driftline.streams.runtime.config import KafkaConfig
+from driftline.streams.runtime.lost import Gap
 from driftline.streams.runtime.partition import Partition, Step, Surroundings
 from driftline.streams.runtime.quarantine import Raised
 from driftline.streams.runtime.transport import Run
@@ -265,3 +266,26 @@ async def test_counts_of_a_state_that_is_loaded_are_not_counted_again() -> None:
     bench = Bench(fold=fold)
     await bench.take(11, position=10)
     assert value("driftline_dropped_total", consumer="monitor", reason="odd") == before + 1
+
+
+async def test_what_retention_deleted_is_a_letter_before_a_state_is_past_it() -> None:
+    bench = Bench()
+    bench.clock.advance(2)
+    gap = Gap("src", 3, 10, 15)
+    run = Run("src", 3, 1, 15, [Got(15)], (gap,))
+    await bench.partition.take(run, lambda: bench.log.append("ack"))
+    assert bench.log[0] == f"send {TOPICS.dlq}"
+    assert bench.log[-2:] == [f"send {TOPICS.state('monitor')}", "ack"]
+    letter = decode(bench.sent[0].value, DeadLetter)
+    assert (letter.role, letter.offset, letter.until, letter.count, letter.raw) == ("monitor", 10, 15, 5, b"")
+    assert "retention deleted 5 records of src[3], offsets 10 to 14, before monitor had read them" in letter.reason
+    assert bench.fold.absorbed == [15]
+
+
+async def test_what_was_deleted_before_the_start_is_told_without_a_new_record() -> None:
+    bench = Bench()
+    bench.partition._gone = (Gap("src", 3, 5, 10),)
+    await bench.partition.save_if_due()
+    assert bench.log == [f"send {TOPICS.dlq}", f"send {TOPICS.state('monitor')}"]
+    await bench.partition.save_if_due()
+    assert len(bench.log) == 2

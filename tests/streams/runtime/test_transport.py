@@ -10,6 +10,7 @@ from faust.types.tuples import TP
 from driftline.schemas.topics import Topics
 from driftline.streams.fold import Fold
 from driftline.streams.runtime.config import KafkaConfig
+from driftline.streams.runtime.lost import Gap
 from driftline.streams.runtime.state import Found, State, encode
 from driftline.streams.runtime.transport import Run
 from driftline.streams.runtime.worker import FaustRole, Source
@@ -107,13 +108,11 @@ async def test_what_was_handed_out_before_a_rebalance_does_not_count(role: Faust
     assert role._partition_of(run) is None
 
 
-async def test_what_retention_deleted_is_reported_and_skipped(
-    role: FaustRole, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_what_retention_deleted_after_the_state_is_gone_on_after(role: FaustRole) -> None:
     fresh = role._open(HERE, 1, NEW, 7)
-    assert fresh.offset == 6
-    assert not caplog.records
+    assert (fresh.offset, fresh._gone) == (6, ()), "nobody had read it, and nobody misses it"
     snapshot = Sums(TOPICS, 0, None).snapshot()
-    assert role._open(HERE, 1, await found(State(5, {}, snapshot)), 20).offset == 19
-    assert "14 records of t.events[0] were deleted by retention before monitor had absorbed them" in caplog.text
-    assert role._open(HERE, 1, await found(State(25, {}, snapshot)), 20).offset == 25
+    behind = role._open(HERE, 1, await found(State(5, {}, snapshot)), 20)
+    assert (behind.offset, behind._gone) == (19, (Gap("t.events", HERE.partition, 6, 20),))
+    ahead = role._open(HERE, 1, await found(State(25, {}, snapshot)), 20)
+    assert (ahead.offset, ahead._gone) == (25, ())

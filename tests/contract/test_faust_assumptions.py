@@ -163,7 +163,7 @@ def test_overridden_methods_take_the_same_parameters(method: Callable[..., Any],
 
 @pytest.mark.parametrize("ours", [transport.Thread, transport.Consumer, transport.Producer, transport.FoldApp])
 def test_every_private_override_exists_in_faust(ours: type) -> None:
-    own = {"_start_at", "_run"}
+    own = {"_start_at", "_run", "_go_on"}
     private = {name for name in vars(ours) if name.startswith("_") and not name.startswith("__")} - own
     parents = {name for parent in ours.__mro__[1:] for name in vars(parent)}
     annotations = {name for parent in ours.__mro__ for name in inspect.get_annotations(parent)}

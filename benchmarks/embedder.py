@@ -37,6 +37,8 @@ class Record:
     offset: int
     value: bytes
     key: bytes | None = None
+    timestamp: int = 0
+    timestamp_type: int = 0
 
 
 def corpus(count: int) -> list[str]:

@@ -55,6 +55,8 @@ class Record(NamedTuple):
     offset: int
     value: bytes
     key: bytes | None = None
+    timestamp: int = 0
+    timestamp_type: int = 0
 
 
 def events(shape: Shape, rng: random.Random, at: int, n: int) -> Iterator[Trace | Score]:

@@ -131,6 +131,9 @@ class Release(msgspec.Struct, tag="release", tag_field="type", kw_only=True, omi
         return self.id
 
 
+CLOCK = "clock"  # source of ticks that say what time it is now; simulations and replays say what time they play
+
+
 class Tick(msgspec.Struct, tag="tick", tag_field="type", kw_only=True, omit_defaults=True, gc=False):
     """Time as a record of the log: everything of this partition up to `ts` has been sent. Windows close and detectors
     step at ticks alone, so a replay of the log sees the same time as the first run. Written by Driftline."""

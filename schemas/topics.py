@@ -16,11 +16,14 @@ class Topic:
     cleanup: Literal["delete", "compact"] = "delete"
     retention_ms: int = 7 * DAY_MS
     max_message_bytes: int = 1_048_588  # Kafka's own default
+    by_broker: bool = False  # whether records carry the broker's time instead of their producer's
 
     def config(self) -> dict[str, str]:
         config = {"cleanup.policy": self.cleanup, "max.message.bytes": str(self.max_message_bytes)}
         if self.cleanup == "delete":
             config["retention.ms"] = str(self.retention_ms)
+        if self.by_broker:
+            config["message.timestamp.type"] = "LogAppendTime"
         return config
 
 
@@ -56,6 +59,7 @@ class Topics:
                 self.events,
                 "traces, scores, releases, ticks and fitted baselines (JSON, object or array)",
                 max_message_bytes=LARGE,
+                by_broker=True,
             ),
             Topic(
                 self.embeddings,

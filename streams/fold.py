@@ -19,6 +19,16 @@ class Record(Protocol):
     def key(self) -> bytes | None: ...
     @property
     def value(self) -> bytes | None: ...
+    @property
+    def timestamp(self) -> int: ...  # milliseconds since the Unix epoch
+    @property
+    def timestamp_type(self) -> int: ...  # whose clock it is of: 0 the producer's, 1 the broker's
+
+
+def broker_time(record: Record) -> int | None:
+    """When the broker took the record, in microseconds; None where the topic keeps the producer's time instead
+    (`message.timestamp.type`)."""
+    return record.timestamp * 1_000 if record.timestamp_type == 1 else None
 
 
 class Output(NamedTuple):

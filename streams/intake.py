@@ -8,10 +8,10 @@ import msgspec
 
 from driftline.schemas.codec import decode_logged, encode_event
 from driftline.schemas.decoded import Decoded, Reject
-from driftline.schemas.events import CONTROLS, Event, Forwarded, Logged, Release, Score, Tick, Trace
+from driftline.schemas.events import CLOCK, CONTROLS, Event, Forwarded, Logged, Release, Score, Tick, Trace
 from driftline.schemas.homes import home
 from driftline.schemas.topics import Topics
-from driftline.streams.fold import Output, Record
+from driftline.streams.fold import Output, Record, broker_time
 
 FORWARDED_BYTES = 1_000_000  # of one record's events: far below the topic's limit, and enough for most arrays whole
 TEXT_CHARS = 250_000  # of each text of an event that alone is larger: no number depends on it, no model reads more
@@ -48,7 +48,7 @@ class Intake:
             if self._homes is None or {event.app for event in events} <= self._at_home:
                 return Taken(events, _count(decoded.rejects), 0, ())
         elif len(events) == 1 and type(events[0]) is Tick:
-            return Taken(events, _count(decoded.rejects), 0, ())
+            return Taken([timed(events[0], record)], _count(decoded.rejects), 0, ())
         return self._sorted(decoded)
 
     def _sorted(self, decoded: Decoded[Logged]) -> Taken:
@@ -88,6 +88,13 @@ class Intake:
                 value = encode_event(self._topics.controls.signed(forwarded, number))
                 outputs.append(Output(self._topics.events, None, value, number))
         return outputs
+
+
+def timed(tick: Tick, record: Record) -> Tick:
+    """The tick with the time that counts. What time it is now the broker says, where the topic keeps its time: so no
+    wrong clock of a worker moves time, and a replay of the log sees the same."""
+    at = broker_time(record) if tick.source == CLOCK else None
+    return tick if at is None else msgspec.structs.replace(tick, ts=at)
 
 
 def _count(rejects: Sequence[Reject]) -> int:

@@ -24,7 +24,7 @@ from driftline.schemas.results import (
     WindowStats,
 )
 from driftline.schemas.topics import Topics
-from driftline.streams.fold import Fold, FoldFactory, Output, Record
+from driftline.streams.fold import Fold, FoldFactory, Output, Record, broker_time
 from driftline.streams.intake import Intake
 from driftline.streams.monitor.analysis import Analysis
 from driftline.streams.monitor.columns import (
@@ -135,6 +135,11 @@ class MonitorFold:
         outputs: list[Output] = []
         batch: list[Event] = []
         for record in records:
+            sent = broker_time(record)
+            if sent is not None and self._left_out.hears(sent):
+                self._take(batch)
+                batch = []
+                self._left_out.hear(sent)
             events, rejects, adopted, away = self._intake(record)
             self._undecodable += rejects
             if adopted:

@@ -16,6 +16,9 @@ from driftline.streams.monitor.config import WindowConfig
 Kind = Literal["trace", "score"]
 
 
+_HEARD_US = 60 * MICROSECONDS  # how often records move the time: far below what events may be ahead
+
+
 class LeftOuts:
     """Per app and window start, the distinct events of a kind are those counted in windows and those said here."""
 
@@ -26,18 +29,31 @@ class LeftOuts:
         self._open = (config.grace_s + config.lateness_s) * MICROSECONDS
         self._ahead = config.ahead_s * MICROSECONDS
         self._now: int | None = state.get("now")
+        self._heard: int = state.get("heard", 0)
         self._unsaid: Counter[tuple[str, Kind, LeftOutReason, int]] = Counter(
             {(app, kind, reason, start): n for app, kind, reason, start, n in state.get("unsaid", [])}
         )
         self.too_late: int = state.get("too_late", 0)
         self.ahead_of_time: int = state.get("ahead_of_time", 0)
 
+    def hears(self, sent: int) -> bool:
+        """Whether a record that the broker took then moves on the time that events may not be ahead of: ticks stand
+        still while the monitor is away, and what was sent meanwhile is not ahead of its time."""
+        return sent >= self._heard + _HEARD_US
+
+    def hear(self, sent: int) -> None:
+        """Call it between the events before that record and its own."""
+        self._heard = sent
+
+    def _latest(self, now: int) -> int:
+        return max(now, self._heard) + self._ahead
+
     def timely(self, kind: Kind, events: Sequence[Trace | Score], ts: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which events count; the others are noted. Before the first tick all do."""
         if self._now is None:
             return np.ones(len(ts), np.bool_)
         late = ts - ts % self._size + self._size <= self._now - self._open
-        ahead = ts > self._now + self._ahead
+        ahead = ts > self._latest(self._now)
         reasons: tuple[tuple[NDArray[np.bool_], LeftOutReason], ...] = ((late, "too_late"), (ahead, "ahead_of_time"))
         for mask, reason in reasons:
             for i in np.flatnonzero(mask).tolist():
@@ -48,7 +64,7 @@ class LeftOuts:
 
     def timely_release(self, event: Release | BaselineSet) -> bool:
         """A release that comes late still says what serves now."""
-        ahead = self._now is not None and event.ts > self._now + self._ahead
+        ahead = self._now is not None and event.ts > self._latest(self._now)
         self.ahead_of_time += ahead
         return not ahead
 
@@ -75,6 +91,7 @@ class LeftOuts:
     def snapshot(self) -> State:
         return {
             "now": self._now,
+            "heard": self._heard,
             "unsaid": [[*key, events] for key, events in sorted(self._unsaid.items())],
             "too_late": self.too_late,
             "ahead_of_time": self.ahead_of_time,

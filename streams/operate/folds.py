@@ -121,6 +121,8 @@ class Made:
     offset: int
     key: bytes | None
     value: bytes | None
+    timestamp: int = 0
+    timestamp_type: int = 0
 
 
 class Piece(NamedTuple):

@@ -17,6 +17,7 @@ from driftline.schemas.codec import decode_logged
 from driftline.schemas.events import CONTROLS, MICROSECONDS, BaselineSet, Event, Forwarded, Release, Score, Tick, Trace
 from driftline.schemas.homes import home
 from driftline.schemas.topics import Topics
+from driftline.streams.intake import timed
 
 Kind: TypeAlias = Literal["trace", "score", "release"]
 
@@ -106,7 +107,7 @@ class Tally:
             decoded = self._controls.decode(decode_logged, record.value, partition)
             for event in decoded.events:
                 if isinstance(event, Tick):
-                    self._tick(partition, record.offset, event.ts)
+                    self._tick(partition, record.offset, timed(event, record).ts)
                 elif isinstance(event, BaselineSet):
                     continue
                 elif isinstance(event, Forwarded):

@@ -38,9 +38,6 @@ BUSY_POLL_S = 0.005  # while a partition is busy: how often the others, and whet
 class Fetched(Record, Protocol):
     """A record as it comes from Kafka."""
 
-    @property
-    def timestamp(self) -> int: ...  # milliseconds since the Unix epoch
-
 
 class Run(NamedTuple):
     """Consecutive records of one partition, as one fetch returned them."""

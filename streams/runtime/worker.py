@@ -31,7 +31,7 @@ from driftline.schemas.batches import bounded_batches
 from driftline.schemas.clock import Clock, SystemClock
 from driftline.schemas.codec import encode_event
 from driftline.schemas.errors import DriftlineError, RetryableError
-from driftline.schemas.events import Tick
+from driftline.schemas.events import CLOCK, Tick
 from driftline.schemas.topics import Topics
 from driftline.streams import metrics
 from driftline.streams.fold import FoldFactory, Output
@@ -374,7 +374,7 @@ class FaustRole:
             await asyncio.sleep(due - loop.time())
             mine = [tp.partition for tp in self._partitions if tp.topic == self._topics.events]
             if mine:
-                tick = Tick(ts=ticker.clock.now(), source=self.name)
+                tick = Tick(ts=ticker.clock.now(), source=CLOCK)
                 await asyncio.gather(
                     *(
                         self._send([Output(self._topics.events, None, encode_event(controls.signed(tick, n)))], n)

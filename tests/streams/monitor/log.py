@@ -19,6 +19,8 @@ class FakeRecord:
     offset: int
     value: bytes | None
     key: bytes | None = None
+    timestamp: int = 0
+    timestamp_type: int = 0
 
 
 @dataclass

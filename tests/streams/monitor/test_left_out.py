@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from driftline.detectors.config import DetectorsConfig
 from driftline.schemas.codec import encode_events
-from driftline.schemas.events import MICROSECONDS, Event, Release, Score, Tick, Trace
+from driftline.schemas.events import CLOCK, EARLIEST_TS, MICROSECONDS, Event, Release, Score, Tick, Trace
 from driftline.schemas.results import LeftOut, WindowStats
 from driftline.streams.monitor.config import DedupConfig, MonitorConfig, WindowConfig
 from driftline.streams.monitor.fold import MonitorFold
 from driftline.streams.pricing import Pricer
-from tests.streams.monitor.log import START, TOPICS, FakeRecord, results_of
+from tests.streams.monitor.log import START, TOPICS, FakeRecord, results_of, run_log
 
 CONFIG = MonitorConfig(
     windows=WindowConfig(size_s=10, grace_s=2, lateness_s=20, ahead_s=30), dedup=DedupConfig(horizon_s=3600)
@@ -158,3 +158,25 @@ async def test_what_cannot_be_decoded_is_counted() -> None:
     await fold.absorb([FakeRecord(0, b"nonsense"), FakeRecord(1, b'[{"type": "trace"}, 7]')])
     assert fold.counters["undecodable"] == 3
     assert new_fold(fold.snapshot()).counters == fold.counters
+
+
+async def test_what_came_while_the_monitor_was_away_is_not_ahead_of_its_time() -> None:
+    """Ticks stand still meanwhile; the broker's time of each record goes on, however records are batched."""
+    begin, week = START + 100 * MICROSECONDS, 7 * 24 * 3600
+    sent = [0, 1, 30, 4000, 4001, 90_000, week]
+    events: list[Trace] = [Trace(app="bot", ts=begin + at * MICROSECONDS, trace_id=f"t{at}") for at in sent]
+    wrong = Trace(app="bot", ts=begin + (week + 7200) * MICROSECONDS, trace_id="wrong")
+    log = [FakeRecord(0, encode_events([Tick(ts=begin)]))]
+    for at, event in zip([*sent, week + 1], [*events, wrong], strict=True):
+        log.append(FakeRecord(len(log), encode_events([event]), None, begin // 1_000 + at * 1_000, 1))
+    end = Tick(ts=EARLIEST_TS, source=CLOCK)  # a wrong clock: the broker's counts
+    log.append(FakeRecord(len(log), encode_events([end]), None, begin // 1_000 + (week + 70) * 1_000, 1))
+    told = []
+    for size in (1, 3, 99):
+        fold = MonitorFold(MonitorConfig(), DetectorsConfig(), TOPICS, Pricer(), None)
+        results = await run_log(fold, log, size)
+        assert sum(r.requests for r in results if isinstance(r, WindowStats)) == len(sent)
+        assert [(r.reason, r.events) for r in results if isinstance(r, LeftOut)] == [("ahead_of_time", 1)]
+        assert fold.watermark == begin + (week + 70) * MICROSECONDS
+        told.append(fold.snapshot())
+    assert len(set(told)) == 1

@@ -9,25 +9,36 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 WORKERS ?= $(shell getconf _NPROCESSORS_ONLN | awk '{ n = $$1 + 1; print n < 5 ? n : 5 }')
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+RUNS := .venv/.runs
+INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-$(INSTALLED): pyproject.toml
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed: none found; set PYTHON=/path/to/python" >&2; exit 1; }
-	@echo "Setting up .venv with $(PYTHON): a few minutes the first time, seconds after that"
-	@$(PYTHON) -m venv .venv
-	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,report]' 2> >(grep -v "is ignored: it is neither" >&2)
+# Enough to run: without what tests and reports need.
+$(RUNS): pyproject.toml constraints.txt
+	@$(MAKE) --no-print-directory .venv/bin/pip
+	@$(INSTALL) --editable '.[server]' 2> >(grep -v "is ignored: it is neither" >&2)
 	@touch $@
 
-.PHONY: help setup run up test soak check format bench
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(MAKE) --no-print-directory .venv/bin/pip
+	@$(INSTALL) --editable '.[dev]' 2> >(grep -v "is ignored: it is neither" >&2)
+	@touch $@ $(RUNS)
+
+.venv/bin/pip:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed: none found; set PYTHON=/path/to/python" >&2; exit 1; }
+	@echo "Setting up .venv with $(PYTHON): about two minutes the first time, seconds after that"
+	@$(PYTHON) -m venv .venv
+
+.PHONY: help setup run up test soak check format bench lock
 
 help: ## Show this help
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
-setup: $(INSTALLED) ## Make .venv and install everything
+setup: $(RUNS) ## Make .venv and install everything
 
-run: $(INSTALLED) ## Set up, run the demo: a support bot, four incidents, alerts and a rollback
+run: $(RUNS) ## Set up, run the demo: a support bot, four incidents, alerts and a rollback
 	@$(BIN)/driftline demo
 
-up: $(INSTALLED) ## Set up, start the local stack for your own events
+up: $(RUNS) ## Set up, start the local stack for your own events
 	@$(BIN)/driftline up
 
 test: $(INSTALLED) ## Set up, run all tests (KAFKA_HOME adds Apache Kafka, a Docker engine adds containers)
@@ -46,6 +57,11 @@ check: $(INSTALLED) ## Format, lint, types, import direction: changes nothing
 format: $(INSTALLED) ## Format and fix what can be fixed
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
+
+lock: ## Resolve all dependencies anew and write constraints.txt, which every install here uses
+	@folder=$$(mktemp -d) && trap "rm -rf $$folder" EXIT && $(PYTHON) -m venv $$folder && \
+	$$folder/bin/pip install --quiet --disable-pip-version-check '.[dev]' && \
+	$$folder/bin/pip freeze --exclude driftline | sed 's/+[a-z0-9.]*$$//' > constraints.txt
 
 bench: $(INSTALLED) ## Run the benchmarks; each prints JSON
 	@for b in benchmarks/*.py; do echo "== $$b"; $(BIN)/python -m benchmarks.$$(basename $$b .py) || exit 1; done

@@ -22,8 +22,13 @@ from driftline.streams.demo.summary import Summary
 
 BARS = "▁▂▃▄▅▆▇█"
 PICTURE_WIDTH = 120  # columns: alerts fit on a line
+PICTURE_HEIGHT = 54  # lines: all evidence
 MINUTES = 60  # of history in the sparklines
 LINES = 10  # of alerts and signals in the live picture
+FIXED_LINES = 15  # of it: the head, the series, three frames, and the prompt's
+LEAST_LINES = 3  # of evidence that are worth a frame
+SERIES_COLUMNS = 36  # of a line of the series, beside its values
+BAR = 20
 
 QUERIES = (
     (
@@ -55,7 +60,7 @@ class DemoView:
         self._phase = ""
         self._open: dict[str, Alert] = {}
         self._pressure: dict[str, float] = {}  # evidence over threshold, by detector
-        self._last: RenderableType = ""
+        self._last: Update | None = None
         self._live = Live(console=console, refresh_per_second=4) if console.is_terminal else None
 
     def __enter__(self) -> Self:
@@ -71,9 +76,9 @@ class DemoView:
         self._series.add(update.results)
         lines = self._news(update)
         self._log.extend(lines)
-        self._last = self._picture(update)
+        self._last = update
         if self._live:
-            self._live.update(self._last)
+            self._live.update(self._picture(update, self._console.width, self._console.height))
         else:
             for line in lines:
                 self._console.print(line, soft_wrap=True)
@@ -90,7 +95,8 @@ class DemoView:
     def save_picture(self, path: Path, summary: Summary) -> None:
         """The last live picture and the account, as SVG."""
         console = Console(record=True, width=PICTURE_WIDTH, file=StringIO(), force_terminal=True)
-        console.print(self._last)
+        if self._last is not None:
+            console.print(self._picture(self._last, PICTURE_WIDTH, PICTURE_HEIGHT))
         self._account(console, summary)
         console.save_svg(str(path), title="driftline demo")
 
@@ -149,7 +155,8 @@ class DemoView:
         if score is not None and evidence.threshold and evidence.release == "v1":
             self._pressure[name] = max(0.0, score / evidence.threshold)
 
-    def _picture(self, update: Update) -> RenderableType:
+    def _picture(self, update: Update, width: int, height: int) -> RenderableType:
+        """What fits, what happened first: where lines are few, the evidence with the least pressure is left out."""
         scenario = self._scenario
         done = (update.at - scenario.start) / (scenario.end - scenario.start)
         rate = update.sent / max(update.wall_s, 1e-9)
@@ -162,18 +169,30 @@ class DemoView:
         )
         series = Table.grid(padding=(0, 2))
         for name, values, shown in self._series.rows():
-            series.add_row(name, sparkline(values), shown)
-        pressure = Table.grid(padding=(0, 2))
-        for name, value in sorted(self._pressure.items()):
-            bar = Text("█" * round(20 * min(1.0, value)), "red" if value >= 1 else "green")
-            pressure.add_row(Text(for_log(name)), bar, f"{value:.2f}")
-        news = Text("\n").join(self._log) if self._log else Text("no alerts yet", "dim")
-        return Group(
-            Panel(head, title="driftline demo"),
-            Panel(series, title=f"last {MINUTES} minutes"),
-            Panel(pressure, title="evidence / threshold (release v1)"),
-            Panel(news, title=f"open alerts: {len(self._open)}"),
+            series.add_row(name, sparkline(values[-max(1, width - SERIES_COLUMNS) :]), shown)
+        lines = max(1, min(LINES, height - FIXED_LINES))
+        news = Text("\n", no_wrap=True, overflow="ellipsis").join(
+            list(self._log)[-lines:] or [Text("no alerts yet", "dim")]
         )
+        panels = [
+            Panel(head, title="driftline demo"),
+            Panel(news, title=f"open alerts: {len(self._open)}", height=lines + 2),
+            Panel(series, title=f"last {min(MINUTES, width - SERIES_COLUMNS)} minutes"),
+        ]
+        left = height - FIXED_LINES - lines - 2
+        if left >= LEAST_LINES and self._pressure:
+            panels.append(Panel(self._evidence(left), title="evidence / threshold (release v1)"))
+        return Group(*panels)
+
+    def _evidence(self, lines: int) -> RenderableType:
+        """The most pressing, by name."""
+        table = Table.grid(padding=(0, 2))
+        pressing = sorted(self._pressure, key=lambda name: (-self._pressure[name], name))[:lines]
+        for name in sorted(pressing):
+            value = self._pressure[name]
+            bar = Text("█" * round(BAR * min(1.0, value)), "red" if value >= 1 else "green")
+            table.add_row(Text(for_log(name)), bar, f"{value:.2f}")
+        return table
 
 
 class _Minute(NamedTuple):

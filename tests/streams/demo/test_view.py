@@ -1,8 +1,11 @@
 import io
 
+import msgspec
+import pytest
+from rich.cells import cell_len
 from rich.console import Console
 
-from driftline.schemas.results import Alert, Quantiles, ScoreStats, WindowStats
+from driftline.schemas.results import Alert, Evidence, Quantiles, ScoreStats, WindowStats
 from driftline.streams.demo.runner import Update
 from driftline.streams.demo.scenario import MINUTE, Scenario
 from driftline.streams.demo.view import DemoView, Series, sparkline
@@ -28,7 +31,16 @@ def alert(state: str) -> Alert:
     )  # fmt: skip
 
 
-def update(*results: WindowStats | Alert) -> Update:
+def evidence(detector: str, log_e: float) -> Evidence:
+    return Evidence(
+        id=detector, app="a", release="v1", detector=detector, component="", ts=SCENARIO.start, revision=1,
+        state="ok", log_e=log_e, log_p=None, threshold=2.0, value=None, baseline=None, effect=None,
+        effect_low=None, effect_high=None, n_events=1, n_units=1, n_not_scored=0, guarantee="stated", baseline_id="",
+        since=None,
+    )  # fmt: skip
+
+
+def update(*results: WindowStats | Alert | Evidence) -> Update:
     phase = SCENARIO.phases[0]
     at = SCENARIO.start + MINUTE
     return Update(at=at, phase=phase, sent=300, requests=300, wall_s=1.0, releases=[], results=list(results))
@@ -71,3 +83,21 @@ def test_a_live_picture_on_a_terminal() -> None:
     assert "open alerts: 1" in picture
     assert "requests a minute" in picture
     assert "costs [more] than before" in picture
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 40), (70, 18), (200, 80)])
+def test_alerts_are_seen_on_any_terminal_and_nothing_wraps(width: int, height: int) -> None:
+    view = DemoView(Console(file=io.StringIO(), width=width, height=height))
+    long = "cost per request rose from 0.0004 to 0.0041 USD, ten times the usual, since 12:41, in 312 sessions of v1"
+    results: list[WindowStats | Alert | Evidence] = [window(SCENARIO.start + i * MINUTE, 100 + i) for i in range(90)]
+    results += [msgspec.structs.replace(alert("firing"), id=str(i), summary=f"{i} {long}") for i in range(12)]
+    results += [evidence(f"detector_{i}", i / 10) for i in range(24)]
+    view.update(update(*results))
+    out = io.StringIO()
+    Console(file=out, width=width, height=height).print(view._picture(update(), width, height))
+    lines = out.getvalue().splitlines()
+    assert len(lines) < height
+    assert all(cell_len(line) <= width for line in lines)
+    assert any("ALERT    cost_p99: 11 cost" in line for line in lines)
+    assert any("mean score" in line and "0.700" in line for line in lines)
+    assert any("detector_23" in line for line in lines) == (height >= 40)

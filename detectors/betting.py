@@ -15,6 +15,8 @@ BETS = np.geomspace(0.005, 0.9, 10)
 _PRIOR = 10.0  # pseudo-counts: bad events, and scores at the reference's mean
 _SRM_PRIOR = 10_000.0  # a split is stated precisely, so the prior around it is narrow
 _UNDERFLOW = 1e-280
+LEAST_SHARE = 1e-6  # of a canary, or of what it leaves: with less nothing is compared, and logs of it leave the floats
+_MOST_SHARES = 1_000  # told apart: a canary takes a few steps, and each tick sums over them
 
 
 class _Counts:
@@ -24,7 +26,10 @@ class _Counts:
         self._counts: dict[float, list[int]] = {}  # share -> [stable, canary]
 
     def add(self, rho: float, canary: bool, n: int = 1) -> None:
-        self._counts.setdefault(rho, [0, 0])[canary] += n
+        if (
+            rho in self._counts or len(self._counts) < _MOST_SHARES
+        ):  # a share known beforehand may decide who is counted
+            self._counts.setdefault(rho, [0, 0])[canary] += n
 
     def snapshot(self) -> State:
         return {"counts": [[rho, *counts] for rho, counts in self._counts.items()]}

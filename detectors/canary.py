@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from driftline.detectors.base import Floats, State
 from driftline.detectors.bernoulli import clopper_pearson
-from driftline.detectors.betting import MeanProcess, Ranks, RateProcess, SplitProcess
+from driftline.detectors.betting import LEAST_SHARE, MeanProcess, Ranks, RateProcess, SplitProcess
 from driftline.detectors.config import CanaryConfig
 from driftline.detectors.digests import Digests, digests
 from driftline.detectors.units import NEVER, FirstEvents, SessionMeans
@@ -116,7 +116,7 @@ class Canary:
         """Events of the tick at `now` (microseconds); call it, if only with an empty batch, at least
         at the first tick from `due` on and before those with events."""
         self._now = now
-        use = (batch.share > 0) & (batch.share < 1)
+        use = (batch.share >= LEAST_SHARE) & (batch.share <= 1 - LEAST_SHARE)
         rows = np.flatnonzero(use).tolist()
         self._excluded += len(use) - len(rows)
         values = {measure: value[use] for measure, value in batch.values.items()}

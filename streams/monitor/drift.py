@@ -67,6 +67,8 @@ class DriftFold:
         self._reported: int = state.get("reported", 0)
         self._ahead = config.windows.ahead_s * MICROSECONDS
         self._undecodable: int = state.get("undecodable", 0)
+        self._malformed: int = state.get("malformed", 0)
+        self._vector_bytes: int = state.get("vector_bytes", 0)  # of this embedding model; 0: not known yet
         self._ahead_of_time: int = state.get("ahead_of_time", 0)
         self._seen = RecentKeys(config.dedup, config.windows, state.get("seen"))
         self._pending: list[Embedding] = unpacked(state.get("pending"))
@@ -98,6 +100,7 @@ class DriftFold:
         """What was not counted, or not as long as it should have been."""
         return {
             "undecodable": self._undecodable,
+            "malformed": self._malformed,
             "repeated": self._seen.repeated,
             "ahead_of_time": self._ahead_of_time,
             "dedup_overflow": self._seen.overflow,
@@ -125,6 +128,8 @@ class DriftFold:
                 "next_tick": self._next_tick,
                 "reported": self._reported,
                 "undecodable": self._undecodable,
+                "malformed": self._malformed,
+                "vector_bytes": self._vector_bytes,
                 "ahead_of_time": self._ahead_of_time,
                 "seen": self._seen.snapshot(),
                 "pending": packed(self._pending),
@@ -277,7 +282,7 @@ class DriftFold:
         results: list[Result] = []
         if embeddings[-1].embed_model != self._embed_model:
             results += self._change_model(embeddings[-1].embed_model, tick, revision)
-        embeddings = [e for e in embeddings if e.embed_model == self._embed_model]
+        embeddings = self._well_formed([e for e in embeddings if e.embed_model == self._embed_model])
         self._recent.extend(embeddings)
         releases = np.array([self._streams.number(e.app, e.release) for e in embeddings], np.int64)
         sessions = digests(e.conversation_id for e in embeddings)
@@ -311,6 +316,18 @@ class DriftFold:
         """Whether it may serve as a reference: no canary is running beside it, nor was sent back."""
         return embedding.canary_share is None and (embedding.app, embedding.release) not in self._unproven
 
+    def _well_formed(self, embeddings: list[Embedding]) -> list[Embedding]:
+        """Those whose vectors are numbers, as many as those of the others."""
+        every = [vector for e in embeddings for vector in (e.prompt, e.response) if vector is not None]
+        if every and not self._vector_bytes:
+            self._vector_bytes = len(every[0])
+        size = self._vector_bytes
+        if all(len(vector) == size for vector in every) and np.isfinite(np.frombuffer(b"".join(every), "<f2")).all():
+            return embeddings
+        fitting = [e for e in embeddings if all(_is_vector(v, size) for v in (e.prompt, e.response) if v is not None)]
+        self._malformed += len(embeddings) - len(fitting)
+        return fitting
+
     def _change_model(self, embed_model: str, tick: int, revision: int) -> list[Result]:
         """Vectors of different models have nothing in common: all but languages is learned anew."""
         results = self._learned(revision)
@@ -325,6 +342,7 @@ class DriftFold:
             self._topics = DriftTopics()
             self._recent.clear()
         self._embed_model = embed_model
+        self._vector_bytes = 0
         return results
 
     def _new_watches(self, states: Mapping[str, Any]) -> dict[str, Watch]:
@@ -441,3 +459,7 @@ def drift_fold_factory(config: MonitorConfig, detectors: DetectorsConfig, topics
         return DriftFold(config, detectors, topics, snapshot)
 
     return make_fold
+
+
+def _is_vector(raw: bytes, size: int) -> bool:
+    return len(raw) == size and bool(np.isfinite(np.frombuffer(raw, "<f2")).all())

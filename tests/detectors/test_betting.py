@@ -121,3 +121,12 @@ def test_ranks() -> None:
     assert pooled.of(np.array([5.0, 1.0])).tolist() == [0.5, 0.5]
     assert pooled.of(np.array([3.0])).tolist() == [0.5]
     assert pooled.of(np.array([0.0, 9.0])).tolist() == [0, 1]
+
+
+def test_shares_beyond_a_thousand_are_not_told_apart() -> None:
+    process = SplitProcess()
+    for n in range(5_000):
+        process.add((n + 1) / 10_000, canary=False)
+    assert len(process.snapshot()["counts"]) == 1_000
+    process.add(0.0001, canary=True)
+    assert process.snapshot()["counts"][0] == [0.0001, 1, 1]

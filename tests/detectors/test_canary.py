@@ -160,6 +160,15 @@ def test_no_verdict_in_time_is_a_timeout() -> None:
     assert "errors" in verdict.reason
 
 
+@pytest.mark.parametrize("share", [5e-324, 1e-300, 1e-7, 1 - 1e-16, 0.9999999])
+def test_shares_next_to_nothing_are_compared_with_nothing(share: float) -> None:
+    canary = Canary(CanaryConfig(), 0)
+    errors = {"error": np.array([1.0, 0.0])}
+    canary.update(ArmBatch(["a", "b"], np.array([True, False]), np.array([share, share]), errors), 0)
+    assert canary.verdict().counts["excluded"] == 2
+    assert abs(canary.verdict().log_e_total) < 1e-12
+
+
 def test_events_outside_of_the_experiment_are_counted() -> None:
     canary = Canary(CONFIG, 0)
     share = np.array([0.0, 1.0, np.nan, 0.5])

@@ -57,6 +57,8 @@ async def test_repeats_and_clocks_far_ahead_are_left_out_and_counted(topics: Top
     fold = new_fold(topics, fold.snapshot())
     await fold.absorb(records([embedding(1, 1), embedding(2, 7200)], [tick(10)]))
     assert fold.counters == {
+        "undecodable": 0,
+        "malformed": 0,
         "repeated": 3,
         "ahead_of_time": 1,
         "dedup_overflow": 0,
@@ -149,3 +151,13 @@ async def test_two_detectors_make_one_alert(topics: Topics) -> None:
     assert alerts[0].ts == min(fired.values())
     assert alerts[1].ts == max(recovered.values())
     assert not any(watch.in_alarm(Stream("bot", "v1", "prompt")) for watch in fold.watches.values())
+
+
+async def test_what_is_no_vector_like_the_others_is_left_out_and_counted(topics: Topics) -> None:
+    fold = new_fold(topics)
+    others = [np.ones(4, "<f2"), np.array([np.nan] * 8, "<f2"), np.ones(0)]
+    wrong = [msgspec.structs.replace(embedding(n, n), prompt=v.tobytes()) for n, v in enumerate(others, 2)]
+    foreign = [FakeRecord(1, b"\xc1"), FakeRecord(2, pack([{"type": "x"}]))]
+    await fold.absorb([*records([embedding(1, 1), *wrong, tick(60)]), *foreign])
+    fold = new_fold(topics, fold.snapshot())
+    assert (fold.counters["malformed"], fold.counters["undecodable"]) == (3, 2)

@@ -64,6 +64,7 @@ def sources() -> Iterator[tuple[str, ast.Module]]:
 class Garbage:
     offset = 3
     timestamp = 0
+    timestamp_type = 0
     key = None
     value = b"\x00\xff"
 

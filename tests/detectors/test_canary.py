@@ -163,7 +163,7 @@ def test_no_verdict_in_time_is_a_timeout() -> None:
 @pytest.mark.parametrize("share", [5e-324, 1e-300, 1e-7, 1 - 1e-16, 0.9999999])
 def test_shares_next_to_nothing_are_compared_with_nothing(share: float) -> None:
     canary = Canary(CanaryConfig(), 0)
-    errors = {"error": np.array([1.0, 0.0])}
+    errors: dict[Measure, Floats] = {"error": np.array([1.0, 0.0])}
     canary.update(ArmBatch(["a", "b"], np.array([True, False]), np.array([share, share]), errors), 0)
     assert canary.verdict().counts["excluded"] == 2
     assert abs(canary.verdict().log_e_total) < 1e-12

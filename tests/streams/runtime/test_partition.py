@@ -27,6 +27,7 @@ class Got(NamedTuple):
     key: bytes | None = None
     value: bytes | None = b""
     timestamp: int = 0
+    timestamp_type: int = 0
 
 
 class Ack(NamedTuple):

@@ -36,6 +36,7 @@ class Got(NamedTuple):
     value: bytes = b"good"
     key: bytes | None = b"bot"
     timestamp: int = 1_790_000_000_000
+    timestamp_type: int = 0
 
 
 class Ack(NamedTuple):

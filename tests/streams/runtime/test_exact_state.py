@@ -387,7 +387,7 @@ async def test_no_broker_does_not_keep_it_from_stopping(free_port: int, workers:
     workers.append(worker)
 
     async def waits() -> bool:
-        return "Waiting for Kafka" in worker.said
+        return "does not answer yet" in worker.said
 
     await eventually(waits, "it waits for a broker")
     assert await worker.terminate() == 0

@@ -6,6 +6,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 from pydantic import SecretStr, ValidationError
 
+from driftline.schemas.errors import ConfigError
 from driftline.streams.runtime.config import KafkaConfig
 
 
@@ -50,5 +51,5 @@ def test_writes_are_acknowledged_by_all_replicas_and_idempotent_where_the_broker
 
 def test_a_missing_certificate_is_found_before_connecting(tmp_path: Path) -> None:
     config = KafkaConfig(security_protocol="SSL", ssl_cafile=tmp_path / "none.pem")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(ConfigError, match=r"kafka\.ssl_cafile .*none\.pem"):
         config.client_options()

@@ -6,6 +6,7 @@ A connection costs 0.3 ms. Everything here blocks and is called from worker thre
 
 import contextlib
 import re
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 
 import chdb
 
+from driftline.sinks.clickhouse.embedded import guard, limits
 from driftline.sinks.clickhouse.embedded.spool import Spool
 from driftline.sinks.clickhouse.embedded.statement import Insert, Statement, Unsupported, parse
 
@@ -36,6 +38,11 @@ class EngineError(Exception):
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
         self.code = code
+
+
+_READ_ONLY = EngineError(
+    READONLY, "Cannot execute query in readonly mode (as by GET, or readonly=…): use POST to change data"
+)
 
 
 class ExternalTable(NamedTuple):
@@ -85,7 +92,7 @@ class Engine:
         self._monotonic = monotonic
         self._sessions: dict[str, _Session] = {}
         self._lock = threading.Lock()
-        self._keeper = _chdb.connect(self._path)  # holds the folder open between requests
+        self._keeper, self._table_functions = _open(self._path)  # holds the folder open between requests
         row = self._keeper.query("SELECT version(), serverTimezone()", "TSV").bytes().decode().split()
         self.version, self.timezone = row
 
@@ -99,7 +106,9 @@ class Engine:
             try:
                 self._check(connection, statement, call.read_only)
                 with _settings(connection, call):
-                    return _run(connection, statement, call)
+                    return self._run(connection, statement, call)
+            except Unsupported as error:
+                raise EngineError(NOT_IMPLEMENTED, str(error)) from error
             except RuntimeError as error:  # the only type chDB raises
                 raise _translate(error) from error
 
@@ -114,9 +123,45 @@ class Engine:
         if count > 1:
             raise EngineError(SYNTAX_ERROR, "Syntax error (Multi-statements are not allowed): send one at a time")
         if read_only and changes:
-            raise EngineError(
-                READONLY, "Cannot execute query in readonly mode (as by GET, or readonly=…): use POST to change data"
-            )
+            raise _READ_ONLY
+
+    def _run(self, connection: Any, statement: Statement, call: Call) -> Answer:
+        for table in call.external:
+            name = _identifier(table.name)
+            create = f"CREATE TEMPORARY TABLE {name} ({table.structure})".encode()
+            guard.check(_canonical(connection, create), self._table_functions)
+            connection.query(create)
+            self._insert(connection, Insert(f"INSERT INTO {name}".encode(), b"", table.format, table.data), {})
+        try:
+            if isinstance(statement, Insert):
+                result = self._insert(connection, statement, call.parameters, call.spool)
+                return Answer(b"", call.format, _summary(result))
+            if statement.sql.strip():
+                canonical = _canonical(connection, statement.sql)
+                guard.check(canonical, self._table_functions)
+                if call.read_only and not guard.only_reads(canonical):
+                    raise _READ_ONLY
+            result = connection.query(statement.sql, call.format, params=call.parameters)
+            return Answer(result.bytes(), statement.format or call.format, _summary(result))
+        finally:
+            for table in call.external:
+                connection.query(f"DROP TABLE IF EXISTS {_identifier(table.name)}")
+
+    def _insert(self, connection: Any, insert: Insert, parameters: dict[str, str], spool: Spool | None = None) -> Any:
+        """By way of a file in memory. The engine also takes data in pieces (send_insert), but loses errors of the last
+        step, such as too many parts, and reports success."""
+        if spool is None:
+            with Spool() as spool:
+                spool.write(insert.data)
+                return self._insert(connection, insert, parameters, spool)
+        sql = b"%b FROM INFILE '%b' %b FORMAT %b" % (
+            insert.into,
+            spool.path.encode(),
+            insert.settings,
+            insert.format.encode(errors="surrogateescape"),
+        )
+        guard.check_insert(_canonical(connection, sql), spool.path, self._table_functions)
+        return connection.query(sql, params=parameters)
 
     @contextlib.contextmanager
     def _connection(self, call: Call) -> Iterator[Any]:
@@ -165,6 +210,8 @@ def _settings(connection: Any, call: Call) -> Iterator[None]:
     try:
         if call.database:
             connection.query(f"USE {_identifier(call.database)}")
+        if call.read_only and not call.session:
+            connection.query("SET readonly = 2")
         for name, value in call.settings.items():
             connection.query(f"SET {_identifier(name)} = {_literal(value)}")
         yield
@@ -173,36 +220,27 @@ def _settings(connection: Any, call: Call) -> Iterator[None]:
             connection.query(sql)
 
 
-def _run(connection: Any, statement: Statement, call: Call) -> Answer:
-    for table in call.external:
-        name = _identifier(table.name)
-        connection.query(f"CREATE TEMPORARY TABLE {name} ({table.structure})")
-        _insert(connection, Insert(f"INSERT INTO {name}".encode(), b"", table.format, table.data), {})
+def _open(path: str) -> tuple[Any, frozenset[str]]:
+    """The connection that holds the folder, and the names of all table functions, in lower case. The engine is asked
+    what settings it has before it opens any data."""
+    asking = _chdb.connect(":memory:")
     try:
-        if isinstance(statement, Insert):
-            result = _insert(connection, statement, call.parameters, call.spool)
-            return Answer(b"", call.format, _summary(result))
-        result = connection.query(statement.sql, call.format, params=call.parameters)
-        return Answer(result.bytes(), statement.format or call.format, _summary(result))
+        settings = [(row[0], row[1]) for row in _rows(asking, "SELECT name, type FROM system.settings")]
+        functions = frozenset(row[0].lower() for row in _rows(asking, "SELECT name FROM system.table_functions"))
     finally:
-        for table in call.external:
-            connection.query(f"DROP TABLE IF EXISTS {_identifier(table.name)}")
+        asking.close()
+    config = limits.configuration(settings)
+    try:
+        return _chdb.connect(f"{path}?config-file={config}"), functions
+    finally:
+        shutil.rmtree(config.parent)
 
 
-def _insert(connection: Any, insert: Insert, parameters: dict[str, str], spool: Spool | None = None) -> Any:
-    """By way of a file in memory. The engine also takes data in pieces (send_insert), but loses errors of the last
-    step, such as too many parts, and reports success."""
-    if spool is None:
-        with Spool() as spool:
-            spool.write(insert.data)
-            return _insert(connection, insert, parameters, spool)
-    sql = b"%b FROM INFILE '%b' %b FORMAT %b" % (
-        insert.into,
-        spool.path.encode(),
-        insert.settings,
-        insert.format.encode(),
-    )
-    return connection.query(sql, params=parameters)
+def _canonical(connection: Any, sql: bytes) -> str:
+    """As ClickHouse's parser understands it; its own error for what it does not understand, or for several."""
+    literal = b"'" + sql.replace(b"\\", b"\\\\").replace(b"'", b"\\'") + b"'"
+    answer: bytes = connection.query(b"SELECT formatQuerySingleLine(" + literal + b")", "TSVRaw").bytes()
+    return answer.decode(errors="surrogateescape").strip()
 
 
 def _summary(result: Any) -> dict[str, str]:

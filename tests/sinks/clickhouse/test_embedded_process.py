@@ -30,7 +30,10 @@ def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 20.0
 
 
 def config_of(server: EmbeddedServer) -> ClickHouseConfig:
-    return ClickHouseConfig(dsn=SecretStr(server.dsn), database="default", connect_timeout_s=2, timeout_s=10)
+    config = ClickHouseConfig(dsn=SecretStr(server.dsn), database="mine", connect_timeout_s=2, timeout_s=10)
+    with connect(config, "default") as client:
+        client.command("CREATE DATABASE IF NOT EXISTS mine")
+    return config
 
 
 def has_grown(found: set[tuple[int, int]], size: int) -> bool:

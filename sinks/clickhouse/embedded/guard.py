@@ -1,0 +1,85 @@
+"""Which statements are run, by what ClickHouse's own formatter makes of them. What needs a right (sources, engines,
+settings) the engine refuses by itself, see limits.py; here is what it has no right for. Pure.
+
+In canonical text keywords are upper case, comments are gone, and every text and odd name is quoted in one way.
+"""
+
+import re
+from collections.abc import Collection
+
+from driftline.sinks.clickhouse.embedded.statement import Unsupported
+
+READING = frozenset({"SELECT", "WITH", "EXPLAIN", "SHOW", "DESCRIBE", "EXISTS", "CHECK", "USE", "SET"})
+STATEMENTS = READING | frozenset(
+    {
+        *(
+            "INSERT",
+            "CREATE",
+            "ALTER",
+            "DROP",
+            "TRUNCATE",
+            "OPTIMIZE",
+            "RENAME",
+            "EXCHANGE",
+            "DELETE",
+            "UPDATE",
+            "KILL",
+        ),
+    }
+)
+TABLE_FUNCTIONS = frozenset(
+    {
+        *("numbers", "numbers_mt", "zeros", "zeros_mt", "primes", "generaterandom", "generateseries"),
+        *("generate_series", "values", "null", "format", "input", "merge", "view", "viewexplain", "viewifpermitted"),
+        *("mergetreeindex", "mergetreeprojection"),
+    }
+)
+# Ordinary functions that read files or call others; there is no right for them.
+_REACHING = re.compile(r"file|catboostevaluate|reversednsquery|getclienthttpheader|ai[a-z]+|dictget\w*|python\w*", re.I)
+
+_TEXT = re.compile(r"'(?:[^'\\]|\\.)*'", re.DOTALL)
+_CALL = re.compile(r"(?:`((?:[^`\\]|\\.)*)`|([A-Za-z_]\w*))\s*\(", re.DOTALL)
+_NAME = re.compile(r"`(?:[^`\\]|\\.)*`", re.DOTALL)
+_FILE = re.compile(r"\b(?:INTO OUTFILE|FROM INFILE)\b")
+_DISK = re.compile(r"\b(?:disk|storage_policy)\b\s*=", re.IGNORECASE)
+
+
+def check(canonical: str, table_functions: Collection[str]) -> None:
+    """`table_functions`: all that the engine knows, in lower case.
+
+    :raises Unsupported: the statement is none of those that the embedded server runs.
+    """
+    statement = _first(canonical)
+    if statement not in STATEMENTS:
+        raise Unsupported(f"{statement} is not run here: the embedded ClickHouse knows {', '.join(sorted(STATEMENTS))}")
+    bare = _TEXT.sub("''", canonical)
+    for match in _CALL.finditer(bare):
+        name = (match[1] or match[2]).lower()
+        if _REACHING.fullmatch(name) or (name in table_functions and name not in TABLE_FUNCTIONS):
+            raise Unsupported(f"{name} is not run here: it reaches out of the embedded ClickHouse's own data")
+    words = _NAME.sub("``", bare)
+    if found := _FILE.search(words):
+        raise Unsupported(
+            f"{found[0]}: files are out of reach; send an INSERT's data as the body, and take an answer from the body"
+        )
+    if statement in ("CREATE", "ALTER") and _DISK.search(words):
+        raise Unsupported("disk and storage_policy are not set here: tables live in the embedded ClickHouse's folder")
+
+
+def check_insert(canonical: str, path: str, table_functions: Collection[str]) -> None:
+    """Of an INSERT whose data the server has put into a file of its own.
+
+    :raises Unsupported: it reads anything else.
+    """
+    ours = f" FROM INFILE '{path}'"
+    if canonical.count(ours) != 1:
+        raise Unsupported("an INSERT … FORMAT takes its data from the request's body and from nowhere else")
+    check(canonical.replace(ours, ""), table_functions)
+
+
+def only_reads(canonical: str) -> bool:
+    return _first(canonical) in READING
+
+
+def _first(canonical: str) -> str:
+    return canonical.lstrip("(").partition(" ")[0]

@@ -1,0 +1,68 @@
+"""What the engine's one user may do, told to the engine itself in ClickHouse's own configuration: deny by default.
+
+The user has no right to any source outside of the data folder (files, addresses, processes), to no table engine but
+those that keep data in the folder or in memory, and may change no setting but those named here.
+"""
+
+import os
+import re
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+ENGINES = (
+    *("MergeTree", "ReplacingMergeTree", "SummingMergeTree", "AggregatingMergeTree", "CollapsingMergeTree"),
+    *("VersionedCollapsingMergeTree", "Memory", "Null", "View", "MaterializedView", "Log", "TinyLog", "Buffer"),
+)
+GRANTS = (
+    "SHOW, SELECT, INSERT, ALTER UPDATE, ALTER DELETE, ALTER COLUMN, ALTER INDEX, ALTER PROJECTION, ALTER CONSTRAINT, "
+    "ALTER ORDER BY, ALTER SAMPLE BY, ALTER TTL, ALTER MATERIALIZE TTL, ALTER SETTINGS, ALTER VIEW, "
+    "ALTER MODIFY COMMENT, CREATE DATABASE, CREATE TABLE, CREATE VIEW, DROP DATABASE, DROP TABLE, DROP VIEW, TRUNCATE, "
+    "OPTIMIZE, CHECK, KILL QUERY ON *.*",
+    "CREATE TEMPORARY TABLE ON *.*",
+    *(f"TABLE ENGINE ON {engine}" for engine in ENGINES),
+)
+MEMORY = 4 * 2**30  # bytes of one query: what a laptop can spare beside the roles
+SETTINGS = re.compile(  # of queries and formats; none of them names a file or an address but those that hold text
+    r"(max|min|optimize|group_by|join|date_time|output_format|input_format|format_csv|async_insert|wait|insert|"
+    r"mutations|alter|use|cast|query_plan|enable|distributed_product|totals|prefer|materialize)_\w+"
+    r"|readonly|final|limit|offset|extremes|priority|async_insert|session_timezone|log_comment|transform_null_in"
+    r"|any_join_distinct_right_table_keys|do_not_merge_across_partitions_select_final"
+)
+TEXTS = frozenset({"session_timezone", "log_comment", "insert_deduplication_token", "format_csv_null_representation"})
+
+
+def may_change(name: str, kind: str) -> bool:
+    """Whether a request may change the setting. `kind` is the engine's name of its type."""
+    if not SETTINGS.fullmatch(name):
+        return False
+    return name in TEXTS if kind in ("String", "Map") else True
+
+
+def configuration(settings: Iterable[tuple[str, str]]) -> Path:
+    """A configuration file in a folder of its own, for the engine's start. `settings`: name and type of each."""
+    folder = Path(tempfile.mkdtemp(prefix="driftline-clickhouse-"))
+    fixed = "".join(f"<{name}><const/></{name}>" for name, kind in settings if not may_change(name, kind))
+    grants = "".join(f"<query>GRANT {escape(grant)}</query>" for grant in GRANTS)
+    users = f"""<clickhouse>
+<profiles><default><max_memory_usage>{MEMORY}</max_memory_usage><constraints>{fixed}
+<max_memory_usage><max>{MEMORY}</max></max_memory_usage></constraints></default></profiles>
+<quotas><default/></quotas>
+<users><default><no_password/><networks><ip>::/0</ip></networks><profile>default</profile><quota>default</quota>
+<grants>{grants}</grants></default></users></clickhouse>"""
+    nowhere = escape(str(folder / "nowhere"))
+    config = f"""<clickhouse>
+<user_directories><users_xml><path>{escape(str(folder / "users.xml"))}</path></users_xml></user_directories>
+<access_control_improvements><table_engines_require_grant>true</table_engines_require_grant></access_control_improvements>
+<remote_url_allow_hosts/>
+<allowed_disks_for_table_engines>default</allowed_disks_for_table_engines>
+<custom_local_disks_base_directory>{nowhere}/</custom_local_disks_base_directory>
+<user_files_path>{nowhere}/</user_files_path>
+<user_scripts_path>{nowhere}/</user_scripts_path>
+<format_schema_path>{nowhere}/</format_schema_path>
+</clickhouse>"""
+    for name, text in (("users.xml", users), ("config.xml", config)):
+        with open(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(text)
+    return folder / "config.xml"

@@ -28,9 +28,14 @@ SETTINGS = re.compile(  # of queries and formats; none of them names a file or a
     r"(max|min|optimize|group_by|join|date_time|output_format|input_format|format_csv|async_insert|wait|insert|"
     r"mutations|alter|use|cast|query_plan|enable|distributed_product|totals|prefer|materialize)_\w+"
     r"|readonly|final|limit|offset|extremes|priority|async_insert|session_timezone|log_comment|transform_null_in"
-    r"|any_join_distinct_right_table_keys|do_not_merge_across_partitions_select_final"
+    r"|database|any_join_distinct_right_table_keys|do_not_merge_across_partitions_select_final"
 )
-TEXTS = frozenset({"session_timezone", "log_comment", "insert_deduplication_token", "format_csv_null_representation"})
+TEXTS = frozenset(
+    {
+        *("session_timezone", "log_comment", "insert_deduplication_token", "format_csv_null_representation"),
+        "database",  # USE sets it
+    }
+)
 
 
 def may_change(name: str, kind: str) -> bool:

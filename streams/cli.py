@@ -13,6 +13,7 @@ from driftline.streams.commands.alerts import alerts_group
 from driftline.streams.commands.apps import apps_command
 from driftline.streams.commands.check_config import check_config_command
 from driftline.streams.commands.query import query_command
+from driftline.streams.commands.state import state_group
 from driftline.streams.commands.status import status_command
 from driftline.streams.commands.tail import tail_command
 from driftline.streams.logs import set_up
@@ -174,6 +175,7 @@ for command in (
     reconcile_command,
     dlq_group,
     replay_command,
+    state_group,
     baseline_group,
     report_command,
 ):

@@ -22,18 +22,20 @@ STOP_TIMEOUT_S = 5.0  # a plain role stops in two; a frozen broker answers no go
 def run_embed(settings: Settings) -> None:
     from driftline.streams.embed.fold import embed_fold_factory
     from driftline.streams.runtime.worker import Source, run_faust_role
+    from driftline.streams.shaping import shaping
 
     factory = embed_fold_factory(settings.embed, settings.topics)
-    sources = [Source(settings.topics.events, "embed", factory)]
+    sources = [Source(settings.topics.events, "embed", factory, shaping("embed", settings))]
     run_faust_role("embed", settings.kafka, settings.topics, sources, health=settings.health)
 
 
 def run_judge(settings: Settings) -> None:
     from driftline.streams.judge import judge_fold_factory
     from driftline.streams.runtime.worker import Source, run_faust_role
+    from driftline.streams.shaping import shaping
 
     factory = judge_fold_factory(settings.judge, settings.topics)
-    sources = [Source(settings.topics.embeddings, "judge", factory)]
+    sources = [Source(settings.topics.embeddings, "judge", factory, shaping("judge", settings))]
     run_faust_role("judge", settings.kafka, settings.topics, sources, health=settings.health)
 
 
@@ -41,11 +43,14 @@ def run_monitor(settings: Settings) -> None:
     from driftline.streams.monitor.drift import drift_fold_factory
     from driftline.streams.monitor.fold import monitor_fold_factory
     from driftline.streams.runtime.worker import Source, Ticker, run_faust_role
+    from driftline.streams.shaping import shaping
 
     topics = settings.topics
+    monitor = monitor_fold_factory(settings.monitor, settings.detectors, topics)
+    drift = drift_fold_factory(settings.monitor, settings.detectors, topics)
     sources = [
-        Source(topics.events, "monitor", monitor_fold_factory(settings.monitor, settings.detectors, topics)),
-        Source(topics.embeddings, "drift", drift_fold_factory(settings.monitor, settings.detectors, topics)),
+        Source(topics.events, "monitor", monitor, shaping("monitor", settings)),
+        Source(topics.embeddings, "drift", drift, shaping("drift", settings)),
     ]
     ticker = Ticker(SystemClock(), settings.ticks.interval_s) if settings.ticks.enabled else None
     run_faust_role("monitor", settings.kafka, topics, sources, ticker=ticker, health=settings.health)

@@ -44,7 +44,7 @@ from driftline.streams.monitor.watch import Watch
 from driftline.streams.monitor.windows import Windows
 from driftline.streams.pricing import Pricer
 
-VERSION = 5  # of the snapshot's layout
+VERSION = 6  # of the snapshot's layout
 CHUNK = 1_000  # events that become columns together: enough for arrays to pay, few enough to stay in the cache
 
 
@@ -252,7 +252,8 @@ def load_state(snapshot: bytes | None, name: str, version: int) -> dict[str, Any
     if state and state["version"] != version:
         raise PermanentError(
             f"The {name}'s state has version {state['version']}, this Driftline reads {version}: install the one that "
-            "wrote it, or delete its state topic to build the state anew from the log"
+            "wrote it, or stop the monitor and run `driftline state reset --role monitor`, after which it builds its "
+            "state anew from the log"
         )
     return state
 

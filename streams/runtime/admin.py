@@ -91,6 +91,25 @@ async def require_topics(config: KafkaConfig, names: Iterable[str]) -> None:
             )
 
 
+async def members(config: KafkaConfig, group: str) -> int:
+    """How many a consumer group has.
+
+    :raises RetryableError: Kafka does not answer.
+    """
+    async with _Admin(config) as admin:
+        deadline = asyncio.get_running_loop().time() + VISIBLE_TIMEOUT_S
+        while True:
+            try:
+                described = await admin.describe_consumer_groups([group])
+                break
+            except KafkaError as error:  # of a cluster's first group, for a second
+                if not error.retriable or asyncio.get_running_loop().time() > deadline:
+                    what = f"Kafka at {config.brokers} does not say who is in {group}: {error!r}"
+                    raise RetryableError(what) from error
+            await asyncio.sleep(0.2)
+    return sum(len(found["members"]) for answer in described for found in answer.to_object()["groups"])
+
+
 async def delete_topics(config: KafkaConfig, topics: Topics) -> None:
     """Remove an installation's topics with all they hold: for demos and tests, which leave nothing behind."""
     async with _Admin(config) as admin:

@@ -89,6 +89,7 @@ class Partition:
         self._whole = True  # all that is absorbed is also published: what a state record says
         self._acknowledge: Callable[[], object] = _nothing_to_acknowledge  # of the newest run absorbed
         self._skipped = state.skipped
+        self._settings = state.settings
         self._suspects = quarantine.suspects(note, state.offset)
         self._state_at = state_at
         self._watched = True  # until the first state, and until all suspects are absorbed: notes are written
@@ -302,7 +303,7 @@ class Partition:
 
     async def _save(self) -> None:
         began = self._around.clock.monotonic()
-        state = states.State(self.offset, self._published, self._fold.snapshot(), self._skipped)
+        state = states.State(self.offset, self._published, self._fold.snapshot(), self._skipped, self._settings)
         value = await states.encode(state)
         if not self._around.current(self):
             return

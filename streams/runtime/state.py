@@ -7,7 +7,7 @@ reads two records at most.
 """
 
 import asyncio
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import cramjam
@@ -16,7 +16,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.structs import ConsumerRecord
 
 from driftline.schemas.codec import pack, unpack
-from driftline.schemas.errors import PermanentError
+from driftline.schemas.errors import ConfigError, PermanentError
 from driftline.schemas.topics import LARGE
 
 VERSION = 1
@@ -31,6 +31,7 @@ class State(msgspec.Struct, frozen=True):
     published: dict[str, int]  # topic -> offset of the newest result in the partition's partition of it
     snapshot: bytes
     skipped: tuple["Skipped", ...] = ()  # quarantined: absorbed by nobody
+    settings: dict[str, str] = {}  # those that shaped the snapshot; empty: written before they were noted
 
 
 class Skipped(msgspec.Struct, frozen=True, array_like=True):
@@ -55,7 +56,7 @@ NOWHERE = -1
 
 
 class Found(NamedTuple):
-    """The newest of one partition of the state topic."""
+    """The newest of one partition of the state topic. A reset (`reset.py`) is a record without a value: no state."""
 
     state: ConsumerRecord | None
     note: Note | None  # about records after that state
@@ -67,6 +68,7 @@ class _Stored(msgspec.Struct, frozen=True, array_like=True):
     published: dict[str, int]
     compressed: bytes
     skipped: tuple[Skipped, ...] = ()
+    settings: dict[str, str] = {}
 
 
 def key(partition: int) -> bytes:
@@ -91,7 +93,7 @@ async def encode(state: State) -> bytes:
     :raises PermanentError: too large for one record.
     """
     compressed = bytes(await asyncio.to_thread(cramjam.zstd.compress, state.snapshot, _LEVEL))
-    value = pack(_Stored(VERSION, state.offset, state.published, compressed, state.skipped))
+    value = pack(_Stored(VERSION, state.offset, state.published, compressed, state.skipped, state.settings))
     if len(value) > LIMIT:
         raise PermanentError(
             f"The state is {len(value) / 2**20:.1f} MiB compressed, and {LIMIT / 2**20:.1f} MiB fit in one record: "
@@ -105,14 +107,28 @@ def decode(value: bytes) -> State:
     stored = unpack(value, _Stored)
     if stored.version != VERSION:
         raise PermanentError(
-            f"The state has version {stored.version}, this Driftline reads {VERSION}: install the one that wrote it"
+            f"The state has version {stored.version}, this Driftline reads {VERSION}: install the one that wrote it, "
+            "or stop the role and let it build its state anew from the log: `driftline state reset`"
         )
     snapshot = bytes(cramjam.zstd.decompress(stored.compressed))
-    return State(stored.offset, stored.published, snapshot, stored.skipped)
+    return State(stored.offset, stored.published, snapshot, stored.skipped, stored.settings)
+
+
+def check_settings(role: str, fold: str, then: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """:raises ConfigError: what the state was made with is not what is set now. A setting that one of them does not
+    know came with another version of Driftline, and is no change.
+    """
+    changed = [f"{key} is {now[key]} and was {then[key]}" for key in now if key in then and then[key] != now[key]]
+    if changed:
+        raise ConfigError(
+            f"{'; '.join(changed)} when the state of {fold} was made, which does not fit any more: put it back, or "
+            f"stop the role and run `driftline state reset --role {role}`, after which it builds its state anew from "
+            "the log"
+        )
 
 
 def is_note(record: ConsumerRecord) -> bool:
-    return bool(record.key) and record.key[:1] == b"n"
+    return bool(record.key) and record.key[:1] == b"n" and record.value is not None
 
 
 async def read_newest(
@@ -132,7 +148,7 @@ async def read_found(consumer: AIOKafkaConsumer, partitions: Collection[TopicPar
     end = await consumer.end_offsets(partitions)
     newest = await _read_to_end(consumer, {tp: max(first[tp], end[tp] - 1) for tp in partitions})
     notes = {tp: decode_note(record.value) for tp, record in newest.items() if is_note(record)}
-    states = {tp: record for tp, record in newest.items() if tp not in notes}
+    states = {tp: record for tp, record in newest.items() if tp not in notes and record.value is not None}
     wanted = {tp: note.state_at for tp, note in notes.items() if note.state_at != NOWHERE}
     states |= await _read_to_end(consumer, wanted, notes=False)
     # The last offset may hold no record (a transaction's marker, say): then look through the whole partition.

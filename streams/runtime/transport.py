@@ -246,6 +246,8 @@ class Consumer(driver.Consumer):
             except Exception as error:
                 # Faust logs some failures here and goes on with partitions that would never be read.
                 self.app.feed.failed(error)
+                if isinstance(error, DriftlineError):
+                    await asyncio.Event().wait()  # until the process ends: its message says all, a traceback nothing
                 raise
         return positions
 

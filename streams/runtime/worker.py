@@ -30,7 +30,7 @@ from faust.types.tuples import TP
 from driftline.schemas.batches import bounded_batches
 from driftline.schemas.clock import Clock, SystemClock
 from driftline.schemas.codec import encode_event
-from driftline.schemas.errors import DriftlineError, RetryableError
+from driftline.schemas.errors import ConfigError, DriftlineError, RetryableError
 from driftline.schemas.events import CLOCK, Tick
 from driftline.schemas.topics import Topics
 from driftline.streams import metrics
@@ -46,6 +46,7 @@ from driftline.streams.runtime.partition import Hook, Partition, Surroundings
 from driftline.streams.runtime.quarantine import Raised
 from driftline.streams.runtime.transport import FoldApp, Run
 from driftline.streams.runtime.watch import PATIENCE_S, kafka_away, watch
+from driftline.streams.supervisor import EXIT_CONFIG
 
 logger = logging.getLogger(__name__)
 
@@ -56,11 +57,13 @@ STOP_TIMEOUT_S = 5.0  # stopping takes about a second; Faust and aiokafka have b
 
 @dataclass(frozen=True)
 class Source:
-    """One fold of a role: what it reads, and its name, which names its state topic and its Progress records."""
+    """One fold of a role: what it reads, and its name, which names its state topic and its Progress records.
+    `settings`: those that shape its state, by key; they are kept with it and must not change under it."""
 
     topic: str
     fold: str
     factory: FoldFactory
+    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,7 @@ class FaustRole:
         self._partitions: dict[TP, Partition] = {}
         self._stop = asyncio.Event()
         self._failed = asyncio.Event()
+        self._code = 0  # of the process's exit
         self._ending = False
         self._app = FoldApp(f"{topics.prefix}.{name}", config, self)
         for source in sources:
@@ -129,7 +133,7 @@ class FaustRole:
         if not self._failed.is_set():
             await self._save_last()
         await self._end()
-        return int(self._failed.is_set())
+        return self._code
 
     async def _start(self) -> None:
         with self._health.until_done("start", *kafka_away(self._config), after_s=PATIENCE_S):
@@ -161,7 +165,7 @@ class FaustRole:
         except TimeoutError:
             logger.warning("Role %s did not stop within %g s and is ended.", self.name, STOP_TIMEOUT_S)
             logging.shutdown()
-            os._exit(int(self._failed.is_set()))  # nothing is lost: it starts again from its states
+            os._exit(self._code)  # nothing is lost: it starts again from its states
 
     def _task_ended(self, task: "asyncio.Task[None]") -> None:
         if task.cancelled():
@@ -177,6 +181,7 @@ class FaustRole:
             logger.error("Role %s %s and stops: %s", self.name, what, error or repr(error), exc_info=trace)
             if error is not None:
                 metrics.erred(self.name, error)
+            self._code = EXIT_CONFIG if isinstance(error, ConfigError) else 1
         self._failed.set()
 
     async def _agent(self, stream: Any) -> None:
@@ -295,8 +300,11 @@ class FaustRole:
         source = self._sources[tp.topic]
         record = found.state
         state = None if record is None else states.decode(record.value)
+        if state is not None:
+            states.check_settings(self.name, source.fold, state.settings, source.settings)
+            state = msgspec.structs.replace(state, settings=dict(source.settings))
         fold = source.factory(tp.partition, None if state is None else state.snapshot)
-        fresh = states.State(beginning - 1, {}, b"")
+        fresh = states.State(beginning - 1, {}, b"", settings=dict(source.settings))
         gone: tuple[Gap, ...] = ()
         if state is not None and state.offset < fresh.offset:
             gone = (Gap(tp.topic, tp.partition, state.offset + 1, beginning),)
@@ -393,7 +401,8 @@ def run_faust_role(
     hook: Hook = _no_hook,
     health: HealthConfig | None = None,
 ) -> None:
-    """Run a role until SIGTERM or SIGINT, in a process of its own: blocks, and exits the process with 1 on failure.
+    """Run a role until SIGTERM or SIGINT, in a process of its own: blocks, and exits the process with 1 on failure, or
+    with 78 where the settings are wrong.
     `health`: where it tells of its health; None: nowhere."""
     # mode logs the starts and stops of its subclasses, ours too, under their module's name.
     for noisy in ("faust", "mode", "aiokafka", "driftline.streams.runtime.transport"):

@@ -96,6 +96,7 @@ class Options(msgspec.Struct, kw_only=True):
     ticker: bool = False
     deaf: bool = False  # fetches nothing, as if the consumer had gone silent
     second_source: bool = False  # the same fold over the embeddings topic
+    settings: dict[str, str] = {}  # that shape its state
     health_port: int = -1  # where to tell of its health; negative: nowhere
 
 
@@ -122,7 +123,7 @@ def main() -> None:
     def fold(partition: int, snapshot: bytes | None) -> Sums:
         return Sums(topics, partition, snapshot, options.padding)
 
-    sources = [Source(topics.events, ROLE, fold)]
+    sources = [Source(topics.events, ROLE, fold, options.settings)]
     if options.second_source:
         sources.append(Source(topics.embeddings, SECOND, fold))
     run_faust_role(

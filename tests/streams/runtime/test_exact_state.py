@@ -22,7 +22,9 @@ from driftline.schemas.events import Score, Tick
 from driftline.schemas.results import Alert, DeadLetter, Progress
 from driftline.streams.embedded_kafka import die_with_parent
 from driftline.streams.runtime import state as states
+from driftline.streams.runtime.admin import members
 from driftline.streams.runtime.config import KafkaConfig
+from driftline.streams.runtime.reset import forget, stored
 from tests.brokers import ApacheKafka, Broker, Kafka, eventually, on_each_broker
 from tests.streams.runtime.sums_role import ROLE, SECOND, WINDOW_US, Sum
 
@@ -344,6 +346,39 @@ async def test_a_clean_stop_saves_what_is_absorbed(broker: Broker, workers: list
         await traffic.check()
 
 
+async def test_a_setting_that_shaped_the_state_stops_the_role_until_it_is_back_or_the_state_is_reset(
+    quick: Kafka, workers: list[Worker], tmp_path: Path
+) -> None:
+    def start(name: str, size: str) -> Worker:
+        workers.append(Worker(quick.config, tmp_path / f"{name}.log", settings={"size_s": size}))
+        return workers[-1]
+
+    traffic = Traffic(quick)
+    await traffic.send(3)
+    first = start("first", "60")
+    await eventually(traffic.absorbed, "everything absorbed")
+    assert await first.terminate() == 0, first.said
+    changed = start("changed", "10")
+    assert await changed.exit_code() == 78, changed.said
+    [line] = [line for line in changed.said.splitlines() if "size_s is 10 and was 60" in line]
+    assert f"`driftline state reset --role {ROLE}`" in line
+    await traffic.send(3)
+    back = start("back", "60")
+    await eventually(traffic.absorbed, "everything absorbed with the setting back")
+    assert await back.terminate() == 0, back.said
+    await eventually(partial(_is_stopped, quick), "the role is no member any more")
+    await forget(quick.config, await stored(quick.config, quick.topics, ROLE))
+    await traffic.send(3)
+    anew = start("anew", "10")
+    await eventually(traffic.absorbed, "everything absorbed from the beginning")
+    assert await anew.terminate() == 0, anew.said
+    await traffic.check()
+
+
+async def _is_stopped(kafka: Kafka) -> bool:
+    return not await members(kafka.config, f"{kafka.topics.prefix}.{ROLE}")
+
+
 async def test_a_partition_that_goes_idle_is_saved_and_acknowledged(
     embedded_kafka: Broker, workers: list[Worker], tmp_path: Path
 ) -> None:
@@ -377,7 +412,7 @@ async def test_a_missing_topic_is_one_clear_line(embedded_kafka: Broker, workers
     config = embedded_kafka.config()
     worker = Worker(config, tmp_path / "worker.log")
     workers.append(worker)
-    assert await worker.exit_code() == 1
+    assert await worker.exit_code() == 78
     assert worker.said.count("\n") == 1
     assert f"Topic {config.prefix}.progress is missing: run `driftline topics apply`" in worker.said
 

@@ -1,0 +1,37 @@
+"""`driftline state reset`: let a role build its state anew from the log."""
+
+import asyncio
+
+import click
+
+from driftline.streams.operate.commands import settings_of
+from driftline.streams.terminal import console
+
+
+@click.group("state")
+def state_group() -> None:
+    """What roles remember."""
+
+
+@state_group.command("reset")
+@click.option("--role", type=click.Choice(["embed", "judge", "monitor"]), required=True)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_context
+def state_reset(ctx: click.Context, role: str, yes: bool) -> None:
+    """Let a role forget all, and build it anew from the log at its next start: after a setting that shapes it changed.
+
+    The role must be stopped. What retention has deleted from the log does not come back: baselines are learned anew.
+    """
+    from driftline.streams.runtime.reset import forget, stored
+
+    settings = settings_of(ctx)
+    found = asyncio.run(stored(settings.kafka, settings.topics, role))
+    if not found:
+        console.print(f"{role} has no state: nothing to forget.")
+        return
+    if not yes:
+        click.confirm(
+            f"Forget what {role} knows in {len(found)} partitions, baselines and open alerts included?", abort=True
+        )
+    asyncio.run(forget(settings.kafka, found))
+    console.print(f"{role} begins anew at its next start, with the oldest record of the log.")

@@ -1,0 +1,60 @@
+"""Forget a role's states, so that it builds them anew from the log: a record without a value after each."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from driftline.schemas.errors import PermanentError, RetryableError
+from driftline.schemas.topics import Topics
+from driftline.streams.runtime import state as states
+from driftline.streams.runtime.admin import members, require_topics
+from driftline.streams.runtime.config import COMMITTED, KafkaConfig
+
+FOLDS: Mapping[str, tuple[str, ...]] = {"embed": ("embed",), "judge": ("judge",), "monitor": ("monitor", "drift")}
+
+
+async def stored(config: KafkaConfig, topics: Topics, role: str) -> list[TopicPartition]:
+    """Which partitions of the role's state topics hold a state.
+
+    :raises PermanentError: the role is running.
+    :raises RetryableError: Kafka does not answer.
+    """
+    names = [topics.state(fold) for fold in FOLDS[role]]
+    await require_topics(config, names)
+    if running := await members(config, f"{topics.prefix}.{role}"):
+        raise PermanentError(
+            f"{running} of role {role} are running: stop them first. One that was killed is forgotten after "
+            f"{config.session_timeout_s:g} s"
+        )
+    partitions = [TopicPartition(name, number) for name in names for number in range(config.partitions)]
+    consumer = AIOKafkaConsumer(**config.client_options(), enable_auto_commit=False, isolation_level=COMMITTED)
+    try:
+        async with asyncio.timeout(2 * config.request_timeout_s):
+            await consumer.start()
+            return sorted(await states.read_newest(consumer, partitions))
+    except (TimeoutError, KafkaError) as error:
+        raise RetryableError(f"Kafka at {config.brokers} did not give the states: {error!r}") from error
+    finally:
+        await consumer.stop()
+
+
+async def forget(config: KafkaConfig, partitions: list[TopicPartition]) -> None:
+    """Of `stored`. The state's key comes last: the newest record of a partition says what there is.
+
+    :raises RetryableError: Kafka did not take it; what is not forgotten yet is there as before.
+    """
+    options: dict[str, Any] = {
+        **config.client_options(),
+        **config.producer_options(linger_ms=0),
+        "enable_idempotence": False,
+    }
+    try:
+        async with AIOKafkaProducer(**options) as producer:
+            for topic, number in partitions:
+                for key in (states.note_key(number), states.key(number)):
+                    await producer.send_and_wait(topic, None, key=key, partition=number)
+    except KafkaError as error:
+        raise RetryableError(f"Kafka at {config.brokers} did not take the reset: {error!r}") from error

@@ -56,12 +56,14 @@ class WindowStats(msgspec.Struct, tag="window", tag_field="type", kw_only=True, 
     late: int  # events that corrected the window after it had closed
 
 
-LeftOutReason: TypeAlias = Literal["too_late", "ahead_of_time"]
+LeftOutReason: TypeAlias = Literal["too_late", "ahead_of_time", "incomplete"]
 
 
 class LeftOut(msgspec.Struct, tag="left_out", tag_field="type", kw_only=True, gc=False):
     """Events that a tick found stored and in no window: they came after the allowed lateness, or with a time far ahead
-    of the clock. Sums over ticks: per app and window start, distinct traces = requests of the windows + events here."""
+    of the clock; or the monitor had no state, and their window began before the log does, so that it would be published
+    with a part of its events (`incomplete`). Sums over ticks: per app and window start, distinct traces = requests of
+    the windows + events here; an incomplete window may have been published whole before."""
 
     id: str
     app: str

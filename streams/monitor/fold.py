@@ -98,12 +98,18 @@ class MonitorFold:
             "repeated": self._seen.repeated,
             "too_late": self._left_out.too_late,
             "ahead_of_time": self._left_out.ahead_of_time,
+            "incomplete": self._left_out.incomplete,
             "dedup_overflow": self._seen.overflow,
             "series_overflow": self._traces.names.overflow + self._scores.names.overflow,
             "error_types_overflow": self._error_types.overflow,
             "windows_overflow": self._windows.overflow,
             **self._analysis.counters,
         }
+
+    @property
+    def begins(self) -> int | None:
+        """Where the beginning of the log is gone: the time from which on windows are whole."""
+        return self._left_out.begins
 
     @property
     def watches(self) -> Mapping[str, Watch]:
@@ -134,6 +140,8 @@ class MonitorFold:
     async def absorb(self, records: Sequence[Record]) -> list[Output]:
         outputs: list[Output] = []
         batch: list[Event] = []
+        if records:
+            self._left_out.begin(records[0])
         for record in records:
             sent = broker_time(record)
             if sent is not None and self._left_out.hears(sent):

@@ -11,11 +11,13 @@ from driftline.detectors.base import State
 from driftline.schemas.events import MICROSECONDS, BaselineSet, Release, Score, Trace
 from driftline.schemas.ids import stable_id
 from driftline.schemas.results import LeftOut, LeftOutReason
+from driftline.streams.fold import Record, broker_time
 from driftline.streams.monitor.config import WindowConfig
 
 Kind = Literal["trace", "score"]
 
 
+_UNKNOWN = 2**62  # after all times: all is incomplete
 _HEARD_US = 60 * MICROSECONDS  # how often records move the time: far below what events may be ahead
 
 
@@ -29,12 +31,29 @@ class LeftOuts:
         self._open = (config.grace_s + config.lateness_s) * MICROSECONDS
         self._ahead = config.ahead_s * MICROSECONDS
         self._now: int | None = state.get("now")
+        self._begun: bool = state.get("begun", False)
+        self._begins: int | None = state.get("begins")
         self._heard: int = state.get("heard", 0)
         self._unsaid: Counter[tuple[str, Kind, LeftOutReason, int]] = Counter(
             {(app, kind, reason, start): n for app, kind, reason, start, n in state.get("unsaid", [])}
         )
         self.too_late: int = state.get("too_late", 0)
         self.ahead_of_time: int = state.get("ahead_of_time", 0)
+        self.incomplete: int = state.get("incomplete", 0)
+
+    @property
+    def begins(self) -> int | None:
+        """Of a log whose beginning is gone: windows that began before that are incomplete. None: it is whole."""
+        return self._begins
+
+    def begin(self, first: Record) -> None:
+        """Call it with the next record that is absorbed; the first one says whether the log begins with it. Without
+        the broker's time the first tick says when that is."""
+        if not self._begun:
+            self._begun = True
+            if first.offset > 0:
+                sent = broker_time(first)
+                self._begins = _UNKNOWN if sent is None else sent
 
     def hears(self, sent: int) -> bool:
         """Whether a record that the broker took then moves on the time that events may not be ahead of: ticks stand
@@ -49,18 +68,28 @@ class LeftOuts:
         return max(now, self._heard) + self._ahead
 
     def timely(self, kind: Kind, events: Sequence[Trace | Score], ts: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which events count; the others are noted. Before the first tick all do."""
-        if self._now is None:
+        """Which events count; the others are noted. Before the first tick all do, of a log that is whole."""
+        if self._now is None and self._begins is None:
             return np.ones(len(ts), np.bool_)
-        late = ts - ts % self._size + self._size <= self._now - self._open
-        ahead = ts > self._latest(self._now)
-        reasons: tuple[tuple[NDArray[np.bool_], LeftOutReason], ...] = ((late, "too_late"), (ahead, "ahead_of_time"))
+        late = ahead = incomplete = np.zeros(len(ts), np.bool_)
+        starts = ts - ts % self._size
+        if self._now is not None:
+            late = starts + self._size <= self._now - self._open
+            ahead = ts > self._latest(self._now)
+        if self._begins is not None:
+            incomplete = (starts < self._begins) & ~late & ~ahead
+        reasons: tuple[tuple[NDArray[np.bool_], LeftOutReason], ...] = (
+            (late, "too_late"),
+            (ahead, "ahead_of_time"),
+            (incomplete, "incomplete"),
+        )
         for mask, reason in reasons:
             for i in np.flatnonzero(mask).tolist():
                 self._unsaid[events[i].app, kind, reason, events[i].ts - events[i].ts % self._size] += 1
         self.too_late += int(late.sum())
         self.ahead_of_time += int(ahead.sum())
-        return ~(late | ahead)
+        self.incomplete += int(incomplete.sum())
+        return ~(late | ahead | incomplete)
 
     def timely_release(self, event: Release | BaselineSet) -> bool:
         """A release that comes late still says what serves now."""
@@ -71,6 +100,8 @@ class LeftOuts:
     def tick(self, watermark: int, revision: int) -> list[LeftOut]:
         """What has been left out since the last tick."""
         self._now = watermark
+        if self._begins == _UNKNOWN:
+            self._begins = watermark
         said = [
             LeftOut(
                 id=stable_id("left_out", app, kind, reason, start, watermark),
@@ -91,8 +122,11 @@ class LeftOuts:
     def snapshot(self) -> State:
         return {
             "now": self._now,
+            "begun": self._begun,
+            "begins": self._begins,
             "heard": self._heard,
             "unsaid": [[*key, events] for key, events in sorted(self._unsaid.items())],
             "too_late": self.too_late,
             "ahead_of_time": self.ahead_of_time,
+            "incomplete": self.incomplete,
         }

@@ -6,7 +6,7 @@ record, and with the windows when a tick that the monitor has absorbed came afte
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import msgspec
@@ -45,6 +45,7 @@ class Stored:
     windows: Mapping[Group, Rows]  # counted in windows or left out of them
     letters: Set[Place]  # of what could not be stored
     lost: Sequence["Lost"] = ()
+    incomplete: Mapping[Group, Rows] = field(default_factory=dict)  # left out of windows that began before the log
 
 
 class Difference(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -91,6 +92,7 @@ class Balance(msgspec.Struct, frozen=True):
     differences: list[Difference]
     in_flight: list[InFlight]
     lost: list[Lost] = []
+    incomplete: int = 0  # events in no window, since the monitor began anew in the middle of it
 
     @property
     def equal(self) -> bool:
@@ -124,7 +126,11 @@ def compare(
                 windows -= repeats
                 aside = max(0, min(in_windows[group] - windows, tally.aside[group]))
                 windows += aside
-                compared.update(windows=1, in_windows=in_windows[group] - aside, repeats=repeats, aside=aside)
+                said = stored.incomplete[group].count if group in stored.incomplete else 0
+                incomplete = max(0, min(in_windows[group] - windows, said))
+                windows += incomplete
+                compared.update(windows=1, in_windows=in_windows[group] - aside - incomplete)
+                compared.update(repeats=repeats, aside=aside, incomplete=incomplete)
             else:
                 to_close.update(judge.partitions(group))
         if table not in (None, topic) or windows not in (None, in_windows[group]):
@@ -155,6 +161,7 @@ def compare(
             if reach.archived < reach.end or to_store[p] or to_close[p] or not reach.letters_stored
         ],
         lost=list(stored.lost),
+        incomplete=compared["incomplete"],
     )
 
 

@@ -17,6 +17,7 @@ from driftline.sinks.clickhouse.config import ClickHouseConfig
 from driftline.sinks.clickhouse.rows import Row, result_row
 from driftline.sinks.clickhouse.writer import Writer
 from driftline.streams.fold import Fold, FoldFactory, Output, Record
+from driftline.streams.monitor.fold import MonitorFold
 from driftline.streams.operate.log import Log
 from driftline.streams.operate.times import show_time
 
@@ -66,6 +67,7 @@ class Extent:
     starts: dict[int, int] = field(default_factory=dict)
     ends: dict[int, int] = field(default_factory=dict)
     born: dict[int, int] = field(default_factory=dict)  # when the first record was sent, microseconds
+    begins: dict[int, int] = field(default_factory=dict)  # where that is no beginning: from when on windows are whole
 
     @property
     def whole(self) -> bool:
@@ -101,6 +103,8 @@ async def run_over_log(
             some = taken[i : i + _AT_ONCE]
             await results.take(await fold.absorb([record for record in some if record.offset not in aside[number]]))
             extent.ends[number] = some[-1].offset + 1
+            if isinstance(fold, MonitorFold) and fold.begins is not None:
+                extent.begins[number] = fold.begins
             if until is not None and (fold.watermark or 0) >= until:
                 done = True
                 break

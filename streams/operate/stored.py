@@ -11,6 +11,7 @@ from driftline.streams.operate.balance import Lost, Rows, Stored
 from driftline.streams.operate.tally import Group, Kind, Place, Selection
 
 _TABLES: dict[str, Kind] = {"traces": "trace", "scores": "score", "releases": "release"}
+_WHOLE = "(reason != 'incomplete')"  # what is left out of an incomplete window may be in one that was published before
 _AT_ONCE = 1_000  # dead letters asked for in one query
 
 
@@ -21,13 +22,24 @@ def count_stored(config: ClickHouseConfig, selection: Selection, topic: str, bor
         for view, kind in _TABLES.items():
             tables |= _groups(client, kind, selection, "ts", "count()", view)
         windows: dict[Group, Rows] = {}
+        incomplete: dict[Group, Rows] = {}
         size = f"size_s = {selection.size_s}"
         for kind, counted in (("trace", "sum(requests)"), ("score", "sum(arraySum(s -> s.1, mapValues(scores)))")):
             found = [
                 _groups(client, kind, selection, "start", counted, "windows", size),
-                _groups(client, kind, selection, "start", "sum(events)", "left_out", f"{size} AND kind = '{kind}'"),
+                _groups(
+                    client,
+                    kind,
+                    selection,
+                    "start",
+                    "sum(events)",
+                    "left_out",
+                    f"{size} AND kind = '{kind}' AND {_WHOLE}",
+                ),
             ]
             windows |= _added(found)
+            where = f"{size} AND kind = '{kind}' AND NOT {_WHOLE}"
+            incomplete |= _groups(client, kind, selection, "start", "sum(events)", "left_out", where)
         rows = client.query(
             "SELECT partition, offset, index, toUnixTimestamp64Micro(ingested_at) FROM dead_letters "
             "WHERE topic = {topic:String} AND role = '' AND ({app:String} = '' OR key = {app:String})",
@@ -35,7 +47,7 @@ def count_stored(config: ClickHouseConfig, selection: Selection, topic: str, bor
         ).result_rows
         lost = _lost(client, selection)
     letters = {Place(p, offset, element) for p, offset, element, ingested in rows if ingested >= born.get(p, 0)}
-    return Stored(tables, windows, letters, lost)
+    return Stored(tables, windows, letters, lost, incomplete)
 
 
 def _lost(client: Client, selection: Selection) -> list[Lost]:

@@ -64,6 +64,11 @@ def _balance(found: Balance) -> Iterator[RenderableType]:
             f"[yellow]Put aside:[/] {found.aside:,} events are in no window: their records ended the monitor "
             "(`driftline dlq ls --reason quarantined`)"
         )
+    if found.incomplete:
+        yield (
+            f"[yellow]Incomplete:[/] {found.incomplete:,} events are in no window: the monitor began without a state, "
+            "in the middle of the log, and publishes no window that began before it"
+        )
     for lost in found.lost[:MOST]:
         yield (
             f"[bold red]Lost:[/] retention deleted {lost.until - lost.first:,} records of "

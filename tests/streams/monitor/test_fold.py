@@ -184,5 +184,7 @@ def test_state_of_another_version_is_refused(topics: Topics) -> None:
     from driftline.detectors.state import pack, unpack
 
     state = unpack(new_fold(topics).snapshot())
-    with pytest.raises(PermanentError, match="version 99, this Driftline reads 6: install.*`driftline state reset --role monitor`"):
+    with pytest.raises(
+        PermanentError, match=r"version 99, this Driftline reads 6: install.*`driftline state reset --role monitor`"
+    ):
         new_fold(topics, pack({**state, "version": 99}))

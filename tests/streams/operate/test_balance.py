@@ -97,3 +97,17 @@ def test_late_repeats_that_the_monitor_left_out_are_no_difference() -> None:
         found = compare(tally, stored, {0: SETTLED}, grace_s=5, home=lambda app: 0)
         assert found.equal is equal
         assert found.repeats_left_out == min(counted - 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("counted", "said", "equal", "incomplete"),
+    [(2, 0, True, 0), (1, 1, True, 1), (2, 2, True, 0), (0, 1, False, 1), (1, 0, False, 0)],
+)
+def test_what_was_left_out_of_an_incomplete_window_explains_what_it_lacks(
+    counted: int, said: int, equal: bool, incomplete: int
+) -> None:
+    found = balance(
+        stored=replace(STORED, windows={GROUP: Rows(counted, 0, 20)}, incomplete={GROUP: Rows(said, 0, 20)})
+    )
+    assert found.equal is equal
+    assert found.incomplete == incomplete

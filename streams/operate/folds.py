@@ -5,10 +5,11 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
 
+import msgspec
 from aiokafka import TopicPartition
 
 from driftline.schemas.codec import decode, decode_events, encode_event, encode_events
-from driftline.schemas.events import EARLIEST_TS, MICROSECONDS, BaselineSet, Event, Release, Tick
+from driftline.schemas.events import EARLIEST_TS, MICROSECONDS, BaselineSet, Event, Release, Score, Tick, Trace
 from driftline.schemas.results import Result, result_types
 from driftline.schemas.topics import Topics
 from driftline.sinks.clickhouse.baselines import stored_baselines
@@ -189,17 +190,23 @@ async def stored_events(
         yield Piece(begin, end, events)
 
 
-_COMMON = "app, toUnixTimestamp64Micro(ts) AS ts, trace_id, span_id, conversation_id, user_id, environment, release, "
-_QUERIES = {  # all that the monitor reads; what a trace costs is settled anew unless the app reported it
-    "traces": "'trace' AS type, " + _COMMON + "canary_share, parent_span_id, operation, provider, request_model, "
-    "response_model, prompt_name, prompt_version, input_tokens, output_tokens, cache_read_input_tokens, "
-    "cache_write_input_tokens, reasoning_output_tokens, latency_ms, ttft_ms, stream, status, error_type, "
-    "finish_reasons, if(cost_status = 'reported', cost_usd, NULL) AS cost_usd",
-    "scores": "'score' AS type, " + _COMMON + "canary_share, id, name, value, label, source, judge_model, "
-    "rubric_version, model",
-    "releases": "'release' AS type, app, toUnixTimestamp64Micro(ts) AS ts, id, kind, release, stable, deployment_id, "
-    "share, outcome, environment, description",
+TEXTS = frozenset({"input_text", "output_text", "explanation", "attributes"})
+"""What stays in ClickHouse: most of the bytes, and no fold of events reads them."""
+
+_STORED: dict[str, type[Trace | Score | Release]] = {"traces": Trace, "scores": Score, "releases": Release}
+_READ = {  # otherwise than they are stored
+    "ts": "toUnixTimestamp64Micro(ts) AS ts",
+    "cost_usd": "if(cost_status = 'reported', cost_usd, NULL) AS cost_usd",  # else it is settled anew
 }
+
+
+def _columns(stored: type[Trace | Score | Release]) -> str:
+    fields = [field.encode_name for field in msgspec.structs.fields(stored)]
+    tag = f"'{stored.__struct_config__.tag}' AS type"
+    return ", ".join([tag, *(_READ.get(name, name) for name in fields if name not in TEXTS)])
+
+
+_QUERIES = {view: _columns(stored) for view, stored in _STORED.items()}
 
 
 def _events(config: ClickHouseConfig, app: str | None, since: int, until: int) -> list[Event]:

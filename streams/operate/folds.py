@@ -193,7 +193,7 @@ async def stored_events(
 TEXTS = frozenset({"input_text", "output_text", "explanation", "attributes"})
 """What stays in ClickHouse: most of the bytes, and no fold of events reads them."""
 
-_STORED: dict[str, type[Trace | Score | Release]] = {"traces": Trace, "scores": Score, "releases": Release}
+STORED: dict[str, type[Trace | Score | Release]] = {"traces": Trace, "scores": Score, "releases": Release}
 _READ = {  # otherwise than they are stored
     "ts": "toUnixTimestamp64Micro(ts) AS ts",
     "cost_usd": "if(cost_status = 'reported', cost_usd, NULL) AS cost_usd",  # else it is settled anew
@@ -206,7 +206,7 @@ def _columns(stored: type[Trace | Score | Release]) -> str:
     return ", ".join([tag, *(_READ.get(name, name) for name in fields if name not in TEXTS)])
 
 
-_QUERIES = {view: _columns(stored) for view, stored in _STORED.items()}
+_QUERIES = {view: _columns(stored) for view, stored in STORED.items()}
 
 
 def _events(config: ClickHouseConfig, app: str | None, since: int, until: int) -> list[Event]:

@@ -78,7 +78,7 @@ class Analysis:
             self._means.restore(state["means"])
         self._contributors = Contributors(state.get("contributors"))
         self._breakers = ProviderBreakers(detectors.breaker, state.get("breakers"))
-        self._canaries = Canaries(config.quality_score, detectors.canary, state.get("canaries"))
+        self._canaries = Canaries(config.quality_score, detectors.canary, state.get("canaries"), config.limits)
         self._baselines = Baselines(detectors, state.get("baselines_refused", 0))
         self._promotions = Promotions(config.relearn_after_s, state.get("relearn", ()))
         context = Context(self._canaries.is_stable, self._contributors_of)
@@ -112,6 +112,7 @@ class Analysis:
         return {
             "baselines_refused": self._baselines.refused,
             "streams_over_limit": sum(watch.over_limit for watch in self._watches.values()),
+            "canaries_over_limit": self._canaries.over_limit,
             "rules_over_limit": self._board.over_limit,
             "sessions_forgotten": self._first.overflow + self._means.overflow + self._canaries.sessions_forgotten,
         }

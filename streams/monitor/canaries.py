@@ -1,6 +1,11 @@
-"""Running canaries of a partition: which requests belong to them, and the verdict of rollback."""
+"""Running canaries of a partition: which requests belong to them, and the verdict of rollback.
 
-from collections.abc import Sequence
+Whoever can write an event can start canaries. So those judged at once are limited, of an app and of the partition; a
+new one above takes the place of the one that has served nobody for the longest, if that is an hour at least, and is not
+judged otherwise.
+"""
+
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,14 +14,16 @@ from driftline.detectors.base import State
 from driftline.detectors.canary import ArmBatch, Canary, CanaryVerdict
 from driftline.detectors.config import CanaryConfig
 from driftline.detectors.units import NEVER
-from driftline.schemas.events import Release
+from driftline.schemas.events import MICROSECONDS, Release
 from driftline.schemas.ids import stable_id
 from driftline.schemas.results import RollbackSignal
 from driftline.streams.monitor.columns import Bools, Integers, Scores, Traces, rows
+from driftline.streams.monitor.config import LimitsConfig
 from driftline.streams.monitor.names import ScoreSeries, TraceSeries
 from driftline.streams.monitor.rollouts import Unproven
 
 NANO = 1_000_000_000
+_DEFAULTS = LimitsConfig()
 
 
 @dataclass
@@ -28,26 +35,33 @@ class _Running:
     share: float | None
     score: str  # the score that decides; "" until the first one arrives
     decided: bool
+    served: int  # the end of the last tick with events of the canary; at first its start
     test: Canary
 
 
 class Canaries:
     """`score`: the name of the score that decides on quality; empty: the first one to arrive during the canary."""
 
-    def __init__(self, score: str, config: CanaryConfig, state: State | None = None) -> None:
+    def __init__(
+        self, score: str, config: CanaryConfig, state: State | None = None, limits: LimitsConfig = _DEFAULTS
+    ) -> None:
         state = state or {}
         self._score = score
         self._config = config
+        self._limits = limits
+        self._gives_way = round(config.units.forget_after_s * MICROSECONDS)  # all its sessions have ended by then
+        self.over_limit: int = state.get("over_limit", 0)  # canaries not judged, or not to their end
         self._running: dict[str, _Running] = {
             r["deployment_id"]: _Running(**{**r, "test": Canary.restored(config, r["test"])})
             for r in state.get("running", [])
         }
-        self._unproven = Unproven(state.get("unproven", ()))
+        self._unproven = Unproven(state.get("unproven", ()), limits)
 
     def snapshot(self) -> State:
         return {
             "running": [{**vars(r), "test": r.test.snapshot()} for _, r in sorted(self._running.items())],
             "unproven": self._unproven.snapshot(),
+            "over_limit": self.over_limit,
         }
 
     def is_stable(self, app: str, release: str) -> bool:
@@ -62,15 +76,33 @@ class Canaries:
         deployment = event.deployment_id or f"{event.app}/{event.release}"
         running = self._running.get(deployment)
         if event.kind == "canary_start" and running is None:
-            self._running[deployment] = _Running(
-                deployment, event.app, event.release, event.stable, event.share, self._score, False,
-                Canary(self._config, event.ts),
-            )  # fmt: skip
+            if self._has_room(event.app, event.ts):
+                self._running[deployment] = _Running(
+                    deployment, event.app, event.release, event.stable, event.share, self._score, False, event.ts,
+                    Canary(self._config, event.ts),
+                )  # fmt: skip
         elif event.kind == "canary_step" and running is not None:
             running.share = event.share
         elif event.kind == "canary_stop":
             self._running.pop(deployment, None)
         self._unproven.take(event)
+
+    def _has_room(self, app: str, now: int) -> bool:
+        """Whether one more of the app may run; made by giving up an idle one, if there is none."""
+        mine = [running for running in self._running.values() if running.app == app]
+        if len(mine) >= self._limits.canaries_of_app:
+            return self._give_up(mine, now)
+        if len(self._running) >= self._limits.canaries:
+            return self._give_up(self._running.values(), now)
+        return True
+
+    def _give_up(self, candidates: Iterable[_Running], now: int) -> bool:
+        self.over_limit += 1
+        idle = min(candidates, key=lambda running: (running.served, running.deployment_id))
+        if now - idle.served < self._gives_way:
+            return False
+        del self._running[idle.deployment_id]
+        return True
 
     @property
     def due(self) -> int:
@@ -87,16 +119,24 @@ class Canaries:
         revision: int,
     ) -> list[RollbackSignal]:
         """The events of the tick that ends at `now`."""
+        if not self._running:
+            return []
         signals = []
+        of_traces, of_scores = _by_app(traces.series, trace_names), _by_app(scores.series, score_names)
         for _, running in sorted(self._running.items()):
-            if running.decided:
+            arms = (running.release, running.stable)
+            of_arms = [n for n in of_traces.get(running.app, ()) if trace_names[n].release in arms]
+            scored_arms = [n for n in of_scores.get(running.app, ()) if score_names[n].release in arms]
+            if running.release in {trace_names[n].release for n in of_arms}:
+                running.served = now
+            if running.decided or not (of_arms or scored_arms or now >= running.test.due):
                 continue
-            mine = rows(traces, _of_arms(running, traces.series, trace_names))
-            scored = rows(scores, _of_arms(running, scores.series, score_names))
+            mine = rows(traces, np.isin(traces.series, of_arms))
+            scored = rows(scores, np.isin(scores.series, scored_arms))
             if len(scored.ts) and not running.score:
                 running.score = score_names[scored.series[0]].name
-            deciding = np.array([name.name == running.score for name in score_names], np.bool_)
-            scored = rows(scored, deciding[scored.series])
+            deciding = [n for n in scored_arms if score_names[n].name == running.score]
+            scored = rows(scored, np.isin(scored.series, deciding))
             running.test.update(_batch(running, mine, trace_names, scored, score_names), now)
             verdict = running.test.verdict()
             if verdict.action == "rollback":
@@ -105,10 +145,12 @@ class Canaries:
         return signals
 
 
-def _of_arms(running: _Running, series: Integers, names: Sequence[TraceSeries] | Sequence[ScoreSeries]) -> Bools:
-    arms = (running.release, running.stable)
-    member: Bools = np.array([name.app == running.app and name.release in arms for name in names], np.bool_)[series]
-    return member
+def _by_app(series: Integers, names: Sequence[TraceSeries] | Sequence[ScoreSeries]) -> dict[str, list[int]]:
+    """The numbers of the series that have events, by their apps."""
+    numbers: dict[str, list[int]] = {}
+    for number in np.unique(series).tolist():
+        numbers.setdefault(names[number].app, []).append(number)
+    return numbers
 
 
 def _batch(
@@ -138,7 +180,8 @@ def _batch(
 
 
 def _of_canary(running: _Running, series: Integers, names: Sequence[TraceSeries] | Sequence[ScoreSeries]) -> Bools:
-    served: Bools = np.array([name.release == running.release for name in names], np.bool_)[series]
+    numbers = [number for number in np.unique(series).tolist() if names[number].release == running.release]
+    served: Bools = np.isin(series, numbers)
     return served
 
 

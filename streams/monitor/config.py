@@ -37,6 +37,8 @@ class LimitsConfig(Config):
     scores: int = Field(50, ge=1, le=250)  # names, of an app: all in one window's record
     error_types: int = Field(50, ge=1, le=250)  # of an app: all in one window's record
     series: int = Field(2000, ge=1)  # of a partition: app x release x model, and error types of all apps
+    canaries: int = Field(100, ge=1)  # judged at once in a partition: one in every tenth app
+    canaries_of_app: int = Field(5, ge=1)  # of an app: teams that share it, and one that was forgotten
     idle_s: int = Field(86_400, ge=7200)  # a name gives its place away after a day without events: nights are shorter
 
 

@@ -80,7 +80,7 @@ class DriftFold:
         self._topics = DriftTopics(state.get("topics"))
         known = state.get("languages", {})
         self._languages = {component: languages.FirstKnown(known.get(component)) for component in COMPONENTS}
-        self._unproven = Unproven(state.get("unproven", ()))
+        self._unproven = Unproven(state.get("unproven", ()), config.limits)
         self._promotions = Promotions(config.relearn_after_s, state.get("relearn", ()))
         self._sessions = FirstSixteen(detectors.units)
         if "sessions" in state:

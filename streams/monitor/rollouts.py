@@ -4,27 +4,55 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from driftline.schemas.events import MICROSECONDS, Release
+from driftline.streams.monitor.config import LimitsConfig
 from driftline.streams.monitor.watch import Watch
+
+_DEFAULTS = LimitsConfig()
 
 
 class Unproven:
-    """Releases that are canaries, or were sent back."""
+    """Releases that are canaries, or were sent back. Of an app the latest ones, as many as are known apart; and of the
+    partition as many as it knows series, the apps that were heard of last."""
 
-    def __init__(self, state: Sequence[tuple[str, str]] = ()) -> None:
-        self._releases = {(app, release) for app, release in state}
+    def __init__(self, state: Sequence[tuple[str, str]] = (), limits: LimitsConfig = _DEFAULTS) -> None:
+        self._of_app, self._of_partition = limits.releases, limits.series
+        self._apps: dict[str, dict[str, None]] = {}  # the least recent first, apps and the releases of each
+        self._size = 0
+        for app, release in state:
+            self._add(app, release)
 
     def __contains__(self, release: tuple[str, str]) -> bool:
         """(app, release)"""
-        return release in self._releases
+        return release[1] in self._apps.get(release[0], ())
 
     def take(self, event: Release) -> None:
         if event.kind == "canary_start":
-            self._releases.add((event.app, event.release))
+            self._discard(event.app, event.release)
+            self._add(event.app, event.release)
         elif event.kind == "deploy" or event.outcome == "promoted":
-            self._releases.discard((event.app, event.release))
+            self._discard(event.app, event.release)
+
+    def _add(self, app: str, release: str) -> None:
+        releases = self._apps.pop(app, {})
+        if len(releases) >= self._of_app:
+            del releases[next(iter(releases))]
+            self._size -= 1
+        while self._size >= self._of_partition:
+            self._size -= len(self._apps.pop(next(iter(self._apps)), ()))
+        releases[release] = None
+        self._apps[app] = releases
+        self._size += 1
+
+    def _discard(self, app: str, release: str) -> None:
+        releases = self._apps.get(app, {})
+        if release in releases:
+            del releases[release]
+            self._size -= 1
+            if not releases:
+                del self._apps[app]
 
     def snapshot(self) -> list[list[str]]:
-        return sorted(map(list, self._releases))
+        return [[app, release] for app, releases in self._apps.items() for release in releases]
 
 
 def left_traffic(event: Release) -> str:

@@ -4,6 +4,7 @@ A stream is (app, release, component). Streams of one (app, component) share a b
 release's first healthy units, and every release is held against it.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -15,6 +16,10 @@ from numpy.typing import NDArray
 from driftline.detectors.base import Detector, Floats, Insufficient, Measurement, State, TickBatch
 from driftline.detectors.config import BudgetConfig
 from driftline.streams.monitor.seasons import Seasons
+
+_MOST_REFERENCES = 4_000  # of a detector: four times what a partition's places hold by default, so that few ever wait
+_MOST_LEFT = 2_000  # releases that have just left traffic: three stopped canaries a second for ten minutes
+_GONE = 7  # times the idle time, then a baseline is given up for another's: weekends and holidays are shorter
 
 
 class Stream(NamedTuple):
@@ -102,10 +107,20 @@ class Places:
         idle: NDArray[np.bool_] = seen <= tick - self._idle
         return idle
 
+    def idle_from(self, seen: int) -> int:
+        """The tick from which what was last seen then is idle."""
+        return seen + self._idle
+
+    def gone(self, seen: NDArray[np.int64], tick: int) -> NDArray[np.bool_]:
+        """Which have been silent for so long that not even their baseline stays, if others need the place."""
+        gone: NDArray[np.bool_] = seen <= tick - _GONE * self._idle
+        return gone
+
 
 class Watch:
     """All streams of one detector. They need a place each; when all are taken, a new stream gets that of the one that
-    has been silent for the longest, if that is long enough, and is not watched otherwise."""
+    has been silent for the longest, if that is long enough, and is not watched otherwise. What learns is limited in the
+    same way."""
 
     def __init__(
         self, detector: Detector[Any, Any], streams: Streams, places: Places, state: State | None = None
@@ -133,6 +148,7 @@ class Watch:
         self._relearning: dict[tuple[str, str], str] = {tuple(k): release for k, release in state.get("relearning", [])}
         self._renewed: set[tuple[str, str]] = {tuple(k) for k in state.get("renewed", [])}
         self._left: dict[tuple[str, str], int] = {tuple(k): until for k, until in state.get("left", [])}
+        self._full_until = 0  # the tick before which no reference gives its place away, as far as is known
         self._fits: list[Fit] = []
         self._alarms: set[int] = set(state.get("alarms", []))
         self._touched: set[int] = set(state.get("touched", []))
@@ -234,22 +250,43 @@ class Watch:
             self._slot_of[number] = self.detector.open(baseline)
             self._opened.append(number)
             self._seen = np.append(self._seen, tick)
-        elif (slot := self._idle_slot(tick)) is not None:
+        elif (slot := self._idle_slot(self._streams.names[number].group, tick)) is not None:
             self._slot_of[self._opened[slot]] = -1
             self._slot_of[number] = self.detector.open(baseline, slot)
             self._opened[slot], self._seen[slot] = number, tick
         else:
             self.over_limit += 1
 
-    def _idle_slot(self, tick: int) -> int | None:
-        """That of the stream that has been silent for the longest, if that is long enough."""
+    def _idle_slot(self, group: tuple[str, str], tick: int) -> int | None:
+        """For a stream of that group: that of the one that has been silent for the longest, if that is long enough."""
         seen = self._seen
         idle = self._places.idle(seen, tick)
         if not idle.any():
             return None
         idle[self._slot_of[sorted(self._alarms)]] = False
+        gone = idle & self._places.gone(seen, tick)
         idle[list(self._baselines.values())] = False  # others take their baseline from it
-        return int(np.where(idle, seen, np.iinfo(np.int64).max).argmin()) if idle.any() else None
+        if idle.any():
+            return int(np.where(idle, seen, np.iinfo(np.int64).max).argmin())
+        return self._slot_of_gone(group, gone) if gone.any() else None
+
+    def _slot_of_gone(self, but: tuple[str, str], gone: NDArray[np.bool_]) -> int | None:
+        """That of a baseline whose only stream is gone. The baseline goes, too."""
+        streams = Counter(self._streams.names[number].group for number in self._opened)
+        candidates = [
+            (int(self._seen[slot]), slot, group)
+            for group, slot in self._baselines.items()
+            if gone[slot] and streams[group] == 1 and group != but
+        ]
+        if not candidates:
+            return None
+        _, slot, group = min(candidates)
+        del self._baselines[group]
+        self._unlearn(group)
+        self._relearning.pop(group, None)
+        self._renewed.discard(group)
+        self._seasons.end(group)
+        return slot
 
     def _open_first(self, number: int, baseline: Any, tick: int) -> None:
         """A group's first stream: the others take their baseline from it."""
@@ -266,12 +303,28 @@ class Watch:
                 continue  # over the limit of streams
             reference = self._references.get(stream.group)
             if reference is None:
+                if not self._may_learn(tick):
+                    self.over_limit += 1
+                    continue
                 reference = self._references[stream.group] = self.detector.reference()
                 self._sources[stream.group] = _Source(tick, tick, [])
             mine = numbers == number
             reference.add(value[mine], session[mine])
             self._sources[stream.group].note(stream.release, tick)
             self._settle(number, reference)
+
+    def _may_learn(self, tick: int) -> bool:
+        """Whether there is room for one more reference; made by forgetting an idle one, if there is none."""
+        if len(self._references) < _MOST_REFERENCES:
+            return True
+        if tick < self._full_until:
+            return False
+        group = min(self._references, key=lambda group: (self._sources[group].last, group))
+        self._full_until = self._places.idle_from(self._sources[group].last)
+        if tick < self._full_until:
+            return False
+        self._unlearn(group)
+        return True
 
     def _learn_hours(self, units: Units, chosen: NDArray[np.bool_], tick: int) -> None:
         """From what is scored."""
@@ -381,7 +434,7 @@ class Watch:
     def lacks(self, stream: Stream, note: str) -> None:
         """A stream's units can't be measured yet, and so not be learned from."""
         self._touched.add(self._streams.number(*stream))
-        if stream.group not in self._references:
+        if stream.group not in self._references and len(self._insufficient) < 2 * _MOST_REFERENCES:
             self._insufficient[stream.group] = Insufficient(note, 0, 0)
 
     def _relearns(self, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -401,6 +454,11 @@ class Watch:
     def forget(self, app: str, release: str, until: int) -> list[Stream]:
         """A release has left traffic: its streams start afresh should it come back. Sessions that are still open and
         scores that are still to come are not held against it up to the tick `until`. Returns the streams in alarm."""
+        self._left.pop((app, release), None)
+        for gone in [key for key, until_ in self._left.items() if until_ <= self._last_tick]:
+            del self._left[gone]
+        if len(self._left) >= _MOST_LEFT:
+            del self._left[next(iter(self._left))]
         self._left[app, release] = until
         return self._start_afresh(lambda stream: stream[:2] == (app, release))
 

@@ -15,6 +15,7 @@ from typing import Any, Self
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.admin.records_to_delete import RecordsToDelete
 from aiokafka.structs import ConsumerRecord, RecordMetadata
 
@@ -179,6 +180,23 @@ class Kafka:
         await admin.start()
         try:
             await admin.delete_records({TopicPartition(topic, partition): RecordsToDelete(offset)})
+        finally:
+            await admin.close()
+
+    async def alter(self, topic: str, settings: dict[str, str]) -> None:
+        """Returns once the broker tells of them."""
+        admin = AIOKafkaAdminClient(**self.config.client_options())
+        await admin.start()
+        try:
+            [answer] = await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, settings)])
+            assert [code for code, *_ in answer.resources] == [0], answer
+
+            async def told() -> bool:
+                [described] = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)])
+                [(*_, entries)] = described.resources
+                return settings.items() <= {entry[0]: entry[1] for entry in entries}.items()
+
+            await eventually(told, f"{topic} is altered")
         finally:
             await admin.close()
 

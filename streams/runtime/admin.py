@@ -12,12 +12,13 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from driftline.schemas.errors import ConfigError, RetryableError
-from driftline.schemas.topics import Topic, Topics
+from driftline.schemas.topics import LARGE, Topic, Topics
 from driftline.streams.logs import without
 from driftline.streams.runtime.config import KafkaConfig
 
 logger = logging.getLogger(__name__)
 
+_LARGEST = "max.message.bytes"
 VISIBLE_TIMEOUT_S = 30.0  # until a topic just created shows up in the cluster's metadata
 
 
@@ -108,6 +109,21 @@ async def members(config: KafkaConfig, group: str) -> int:
                     raise RetryableError(what) from error
             await asyncio.sleep(0.2)
     return sum(len(found["members"]) for answer in described for found in answer.to_object()["groups"])
+
+
+async def largest_records(config: KafkaConfig, topics: Topics) -> dict[str, int]:
+    """The bytes that a role may send to each topic in one record: what we make it with and our producers take, or less
+    where the broker says so. A broker that does not tell is taken at the former."""
+    declared = topics.all()
+    async with _Admin(config) as admin:
+        existing = set(await admin.list_topics())
+        try:
+            told = await _settings(admin, [topic for topic in declared if topic.name in existing])
+        except KafkaError as error:
+            logger.info("Kafka at %s does not tell the settings of topics: %r.", config.brokers, error)
+            told = {}
+    ours = {topic.name: min(topic.max_message_bytes, LARGE) for topic in declared}
+    return {name: min(most, int(told.get(name, {}).get(_LARGEST, most))) for name, most in ours.items()}
 
 
 async def delete_topics(config: KafkaConfig, topics: Topics) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
@@ -18,6 +18,7 @@ from driftline.streams.fold import Fold, Output
 from driftline.streams.runtime import lost, quarantine
 from driftline.streams.runtime import state as states
 from driftline.streams.runtime.config import KafkaConfig
+from driftline.streams.runtime.fit import fits, smaller
 from driftline.streams.runtime.lost import Gap
 from driftline.streams.runtime.state import NOWHERE
 from driftline.streams.runtime.transport import Fetched, Run
@@ -54,6 +55,7 @@ class Surroundings:
     send: Send
     current: "Callable[[Partition], bool]"  # False from the beginning of a rebalance on
     hook: Hook
+    largest: Mapping[str, int]  # topic -> bytes that it takes in one record; filled in at the start
     tell: "Callable[[str, str, str], None]" = lambda key, what, do: None  # of /healthz, for a while
 
 
@@ -275,12 +277,18 @@ class Partition:
         return [record for record in run.records if record.offset > self.offset]
 
     async def _publish(self, outputs: list[Output]) -> None:
+        outputs = [piece for output in outputs for piece in self._fitting(output)]
         acks = await self._around.send(outputs, self.number)
         for output, ack in zip(outputs, acks, strict=True):
             if output.partition not in (None, self.number):
                 continue  # `published` is of the partitions of this number
             self._published[ack.topic] = max(ack.offset, self._published.get(ack.topic, -1))
         metrics.put_out(self.name, (output.topic for output in outputs))
+
+    def _fitting(self, output: Output) -> list[Output]:
+        """What its topic takes of it. Once the broker has refused a record, an idempotent producer cannot go on."""
+        limit = self._around.largest[output.topic]
+        return [output] if fits(output, limit) else smaller(output, limit, self.name)
 
     def _progress(self) -> Output:
         progress = Progress(

@@ -38,7 +38,7 @@ from driftline.streams.fold import FoldFactory, Output
 from driftline.streams.health import Health, HealthConfig, serve
 from driftline.streams.ready import mark_ready
 from driftline.streams.runtime import state as states
-from driftline.streams.runtime.admin import require_topics, wait_for_broker
+from driftline.streams.runtime.admin import largest_records, require_topics, wait_for_broker
 from driftline.streams.runtime.config import COMMITTED, KafkaConfig
 from driftline.streams.runtime.lag import LagWatch
 from driftline.streams.runtime.lost import Gap
@@ -100,7 +100,10 @@ class FaustRole:
         self._clock: Clock = SystemClock()
         self._health = health or Health(name)
         self._lag = LagWatch(name, self._health, self._clock, {source.topic: source.fold for source in sources})
-        self._around = Surroundings(config, topics, self._clock, self._send, self._is_current, hook, self._health.told)
+        self._largest: dict[str, int] = {}
+        self._around = Surroundings(
+            config, topics, self._clock, self._send, self._is_current, hook, self._largest, self._health.told
+        )
         self._epoch = 0
         self._revocations = 0
         self._partitions: dict[TP, Partition] = {}
@@ -142,6 +145,7 @@ class FaustRole:
         for source in self._sources.values():
             names += [source.topic, self._topics.state(source.fold)]
         await require_topics(self._config, names)
+        self._largest.update(await largest_records(self._config, self._topics))
         await self._app.start()
 
     async def _save_idle(self) -> None:

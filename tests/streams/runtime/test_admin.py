@@ -3,10 +3,10 @@ from dataclasses import replace
 import pytest
 
 from driftline.schemas.errors import ConfigError, RetryableError
-from driftline.schemas.topics import Topic, Topics
-from driftline.streams.runtime.admin import apply_topics, require_topics, wait_for_broker
+from driftline.schemas.topics import LARGE, Topic, Topics
+from driftline.streams.runtime.admin import apply_topics, largest_records, require_topics, wait_for_broker
 from driftline.streams.runtime.config import KafkaConfig
-from tests.brokers import Broker, on_each_broker
+from tests.brokers import Broker, Kafka, on_each_broker
 
 
 @on_each_broker
@@ -46,6 +46,31 @@ async def test_another_setting_is_reported_with_the_command_that_changes_it(apac
     differing = [outcome for outcome in await apply_topics(config, Changed(config.prefix)) if outcome.state != "ok"]
     assert [outcome.name for outcome in differing] == [topics.events]
     assert f"--topic {topics.events} --add-config retention.ms=1" in differing[0].notes[0]
+
+
+@on_each_broker
+async def test_records_may_be_as_large_as_topics_are_made_for(broker: Broker) -> None:
+    async with Kafka(broker.config()) as kafka:
+        largest = await largest_records(kafka.config, kafka.topics)
+    assert largest.keys() == {topic.name for topic in kafka.topics.all()}
+    assert largest[kafka.topics.alerts] == 1_048_588
+    assert largest[kafka.topics.dlq] == LARGE, "our producers take no more"
+
+
+@pytest.mark.kafka
+async def test_records_are_no_larger_than_the_broker_says(apache_kafka: Broker) -> None:
+    async with Kafka(apache_kafka.config()) as kafka:
+        await kafka.alter(kafka.topics.alerts, {"max.message.bytes": "5000"})
+        await kafka.alter(kafka.topics.windows, {"max.message.bytes": str(2 * LARGE)})
+        largest = await largest_records(kafka.config, kafka.topics)
+    assert largest[kafka.topics.alerts] == 5_000
+    assert largest[kafka.topics.windows] == 1_048_588
+
+
+async def test_topics_that_are_missing_are_taken_as_we_would_make_them(broker: Broker) -> None:
+    config = broker.config()
+    largest = await largest_records(config, Topics(config.prefix))
+    assert largest[Topics(config.prefix).alerts] == 1_048_588
 
 
 async def test_no_broker_is_one_clear_line(free_port: int) -> None:

@@ -273,6 +273,26 @@ async def test_records_that_raise_or_kill_are_put_aside_and_the_others_count_onc
     assert await worker.terminate() == 0, worker.said
 
 
+@pytest.mark.kafka
+async def test_a_result_above_its_topics_limit_is_cut_and_the_role_goes_on(
+    apache_kafka: Broker, workers: list[Worker], tmp_path: Path
+) -> None:
+    async with Kafka(apache_kafka.config(checkpoint_s=0.05)) as kafka:
+        await kafka.alter(kafka.topics.alerts, {"max.message.bytes": "5000"})
+        traffic = Traffic(kafka)
+        worker = Worker(kafka.config, tmp_path / "worker.log")
+        workers.append(worker)
+        await traffic.send(1)
+        await kafka.send(kafka.topics.events, b"talkative", partition=1)
+        await traffic.send(1)
+        await eventually(traffic.absorbed, "everything absorbed")
+        await traffic.check()
+        [alert] = await kafka.read(kafka.topics.alerts)
+        assert b"2,097,152 characters" in alert.value
+        assert "(max.message.bytes of " + kafka.topics.alerts in worker.said
+        assert await worker.terminate() == 0, worker.said
+
+
 async def test_one_role_runs_two_folds_and_the_ticker_writes_the_clock_for_the_first(
     embedded_kafka: Broker, workers: list[Worker], tmp_path: Path
 ) -> None:

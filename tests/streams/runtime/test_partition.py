@@ -71,7 +71,10 @@ class Bench:
         self.fold = fold or Numbers()
         self._revoked = False
         config = KafkaConfig(checkpoint_s=2, checkpoint_records=checkpoint_records)
-        around = Surroundings(config, TOPICS, self.clock, self._send, lambda partition: not self._revoked, self._hook)
+        largest = {topic.name: topic.max_message_bytes for topic in TOPICS.all()}
+        around = Surroundings(
+            config, TOPICS, self.clock, self._send, lambda partition: not self._revoked, self._hook, largest
+        )
         self.partition = Partition("src", 3, epoch, "monitor", self.fold, states.State(9, {}, b""), around)
 
     async def _send(self, outputs: Sequence[Output], partition: int) -> list[Ack]:
@@ -290,3 +293,16 @@ async def test_what_was_deleted_before_the_start_is_told_without_a_new_record() 
     assert bench.log == [f"send {TOPICS.dlq}", f"send {TOPICS.state('monitor')}"]
     await bench.partition.save_if_due()
     assert len(bench.log) == 2
+
+
+async def test_a_result_too_large_for_its_topic_is_cut_and_published() -> None:
+    class Talkative(Numbers):
+        async def absorb(self, records: Sequence[Record]) -> list[Output]:
+            self.absorbed += [record.offset for record in records]
+            return [Output(TOPICS.alerts, b"bot", b'{"type":"alert","id":"a","summary":"' + b"x" * 2**21 + b'"}')]
+
+    bench = Bench(fold=Talkative())
+    await bench.take(10)
+    alert = next(output for output in bench.sent if output.topic == TOPICS.alerts)
+    assert len(alert.value) < 5_000
+    assert b"2,097,152 characters" in alert.value

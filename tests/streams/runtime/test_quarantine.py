@@ -105,6 +105,7 @@ class World:
         fold = Absorbed(state.snapshot or None)
         around = Surroundings(
             self.config, TOPICS, self.clock, self.send, lambda _: True, lambda *_: None,
+            {topic.name: topic.max_message_bytes for topic in TOPICS.all()},
             lambda key, what, do: self.told.append(what),
         )  # fmt: skip
         return Partition("src", 0, 1, "fold", fold, state, around, note, at), fold

@@ -186,6 +186,7 @@ class Stack:
             self._take_folder()
             if self._on_locked:
                 self._on_locked()
+            (self._folder / "logs").mkdir(exist_ok=True)  # after on_locked, which may empty the folder
             for spec in self._services:
                 self._started.append(spec)
                 with self._telling(spec.name):
@@ -233,7 +234,7 @@ class Stack:
 
     def _take_folder(self) -> None:
         try:
-            (self._folder / "logs").mkdir(parents=True, exist_ok=True)
+            self._folder.mkdir(parents=True, exist_ok=True)
             lock = (self._folder / "lock").open("a+", encoding="ascii")
         except OSError as error:
             raise ConfigError(f"{self._folder} cannot hold the stack's state: {error.strerror}") from error

@@ -224,6 +224,17 @@ async def test_a_folder_serves_one_stack_at_a_time(tmp_path: Path) -> None:
     await second.stop()
 
 
+async def test_a_folder_may_be_emptied_when_it_is_locked(tmp_path: Path) -> None:
+    def empty() -> None:
+        for path in tmp_path.iterdir():
+            if path.is_dir():
+                path.rmdir()
+
+    stack = stack_of(tmp_path, good(), on_locked=empty)
+    await stack.start()
+    await stack.stop()
+
+
 async def test_a_folder_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="cannot hold the stack's state"):

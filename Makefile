@@ -59,9 +59,11 @@ format: $(INSTALLED) ## Format and fix what can be fixed
 	@$(BIN)/ruff check --fix .
 
 lock: ## Resolve all dependencies anew and write constraints.txt, which every install here uses
-	@folder=$$(mktemp -d) && trap "rm -rf $$folder" EXIT && $(PYTHON) -m venv $$folder && \
-	$$folder/bin/pip install --quiet --disable-pip-version-check '.[dev]' && \
-	$$folder/bin/pip freeze --exclude driftline | sed 's/+[a-z0-9.]*$$//' > constraints.txt
+	@set -o pipefail; folder=$$(mktemp -d) && trap "rm -rf $$folder" EXIT && $(PYTHON) -m venv $$folder && \
+	$$folder/bin/pip install --quiet --disable-pip-version-check '.[dev]' 2> >(grep -v "is ignored: it is neither" >&2) && \
+	$$folder/bin/pip freeze --exclude driftline | sed 's/+[a-z0-9.]*$$//' | \
+	awk -F== '{ gsub(/[._]/, "-", $$1); print tolower($$1) "==" $$2 }' | LC_ALL=C sort -t= -k1,1 > $$folder/locked && \
+	cp $$folder/locked constraints.txt
 
 bench: $(INSTALLED) ## Run the benchmarks; each prints JSON
 	@for b in benchmarks/*.py; do echo "== $$b"; $(BIN)/python -m benchmarks.$$(basename $$b .py) || exit 1; done

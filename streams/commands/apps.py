@@ -59,10 +59,11 @@ def apps_command(
 
 
 def _shown(apps: list[dict[str, Any]]) -> RenderableType:
-    table = Table("app")
+    table = Table()
+    table.add_column("app", overflow="fold", min_width=12)
     for name in ("requests", "errors", "USD"):
-        table.add_column(name, justify="right")
-    for name in ("releases", "models", "last request (UTC)", "open alerts"):
+        table.add_column(name, justify="right", min_width=len(name))
+    for name in ("releases", "models", "last (UTC)", "open alerts"):
         table.add_column(name, overflow="fold")
     for app in apps:
         table.add_row(

@@ -1,12 +1,14 @@
 """What README shows is what works: its snippets run as they stand there, against `driftline up` as it starts by
 default. Only the ports are others."""
 
+import asyncio
 import json
 import re
 import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,6 +111,37 @@ def test_the_queries_and_commands_shown_run_on_the_stack_with_no_setting(stack: 
     assert len(shown) >= 3
     for command in shown:
         assert stack.run(command)
+
+
+async def test_a_user_who_looks_around_sees_the_roles_the_app_and_what_comes_in(stack: Stack) -> None:
+    for command in ("alerts ls", "dlq ls", "check-config", "--version"):
+        assert stack.run(f"driftline {command}")
+    roles = json.loads(stack.run("driftline status --json"))["roles"]
+    assert [(role["role"], role["state"]) for role in roles] == [
+        (name, "ready") for name in ("embed", "judge", "monitor", "archive", "notify")
+    ]
+    event = {"type": "trace", "app": "looked-at", "ts": time.time_ns() // 1000, "trace_id": "seen"}
+    async with AIOKafkaProducer(bootstrap_servers=f"localhost:{stack.port}") as producer:
+        tail = await asyncio.create_subprocess_exec(
+            *DRIFTLINE, "tail", "--app", "looked-at", "--json",
+            cwd=stack.folder, env=stack.environment, stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        assert tail.stdout
+        line = asyncio.ensure_future(tail.stdout.readline())
+
+        async def shown() -> bool:
+            await producer.send_and_wait("driftline.events", json.dumps(event).encode(), key=b"looked-at")
+            return line.done()
+
+        await eventually(shown, "a line of tail", timeout_s=60)
+    assert json.loads(await line)["trace_id"] == "seen"
+    tail.send_signal(signal.SIGINT)
+    assert await tail.wait() == 130
+
+    async def listed() -> bool:
+        return "looked-at" in stack.run("driftline apps")
+
+    await eventually(listed, "the app in `apps`", timeout_s=60)
 
 
 @pytest.mark.parametrize("command", commands("driftline"))

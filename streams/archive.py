@@ -84,7 +84,6 @@ class Batch:
         self.bytes = 0
 
     def add(self, partition: TopicPartition, records: Sequence[ConsumerRecord]) -> None:
-        """:raises PermanentError: nothing but garbage comes."""
         add = self._add_events if partition.topic == self._topics.events else self._add_result
         for record in records:
             add(record)
@@ -250,7 +249,25 @@ class Archive:
             for partition, records in fetched.items():
                 # On another thread: heartbeats go out while a record of garbage is taken apart, which takes seconds.
                 await asyncio.to_thread(batch.add, partition, records)
+                if partition.topic == self._topics.events:
+                    self._tell_of_garbage(partition)
         return batch
+
+    def _tell_of_garbage(self, tp: TopicPartition) -> None:
+        metrics.REJECTED_IN_A_ROW.labels("archive", *tp).set(self._poison.count(*tp))
+        problem, key = self._poison.problem(*tp), f"garbage.{tp.topic}.{tp.partition}"
+        if not problem:
+            self._health.right(key)
+            return
+        self._health.told(
+            key,
+            problem,
+            "find the producer by its key and correct it, or install the Driftline that reads it; `driftline dlq "
+            "requeue` then sends again what came, and everything else goes on. This is said for an hour, or until a "
+            "good event comes",
+        )
+        if self._poison.is_news(*tp):
+            logger.error("%s.", problem)
 
     async def _write(self, batch: Batch) -> None:
         refusals = await asyncio.gather(*(self._insert(batch, table) for table in batch.rows))
@@ -343,7 +360,7 @@ async def run_archive(
     health: Health | None = None,
 ) -> None:
     """Archive until `stop` is set. Waits for ClickHouse for as long as it is away; raises ConfigError for a database
-    whose migrations are not ours, and PermanentError when nothing but garbage comes."""
+    whose migrations are not ours, and PermanentError when a table takes nothing."""
     work = asyncio.create_task(
         _archive(kafka, clickhouse, topics, pricing, config or ArchiveConfig(), health or Health("archive"), stop)
     )

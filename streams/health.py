@@ -69,9 +69,11 @@ class Health:
         self._problems[key] = Problem(what, do, since, shows_at)
 
     def told(self, key: str, what: str, do: str) -> None:
-        """Something went wrong that nothing sets right again: it shows for TOLD_S."""
-        now = self._clock.monotonic()
-        self._problems[key] = Problem(what, do, self._clock.now(), now, now + TOLD_S)
+        """Something went wrong that nothing sets right again: it shows for TOLD_S. Told again within that
+        time the beginning stays."""
+        now, before = self._clock.monotonic(), self._problems.get(key)
+        since = self._clock.now() if before is None or now >= before.until else before.since
+        self._problems[key] = Problem(what, do, since, now, now + TOLD_S)
 
     def right(self, key: str) -> None:
         """It is over, or never was."""

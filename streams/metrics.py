@@ -42,6 +42,11 @@ DELAY_SECONDS = Histogram(
     ["consumer", "topic"],
     buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200),
 )
+REJECTED_IN_A_ROW = Gauge(
+    "driftline_rejected_in_a_row",
+    "Elements that could not be taken since the partition's last good event.",
+    ["consumer", "topic", "partition"],
+)
 STATE_BYTES = Gauge("driftline_state_bytes", "Size of the newest state record.", ["consumer", "partition"])
 CHECKPOINT_SECONDS = Histogram(
     "driftline_checkpoint_seconds",
@@ -85,6 +90,6 @@ def erred(consumer: str, error: BaseException) -> None:
 
 def forget(consumer: str, topic: str, partition: int) -> None:
     """A partition that is another member's now: it reports it."""
-    for gauge in (LAG_RECORDS, LAG_SECONDS):
+    for gauge in (LAG_RECORDS, LAG_SECONDS, REJECTED_IN_A_ROW):
         gauge.remove_by_labels({"consumer": consumer, "topic": topic, "partition": str(partition)})
     STATE_BYTES.remove_by_labels({"consumer": consumer, "partition": str(partition)})

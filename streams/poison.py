@@ -1,17 +1,14 @@
-"""When everything that a partition brings is garbage, stop, instead of copying it all to the dead letters. No I/O.
+"""When everything that a partition brings is garbage: what is said of it. No I/O.
 
-What is best at 3 a.m.? One bad producer among good ones must wake nobody up: its events go to the dead letters, the
-others' go on. But a partition that brings *nothing but* what cannot be taken means that the producers, or this
-Driftline, speak another version of the format, or that somebody writes to the wrong topic. Its remedy is a deployment,
-and until then stopping loses nothing: offsets stay where they are, Kafka keeps the log, and after the remedy the stream
-goes on by itself. Going on would turn each event into a dead letter twice its size that somebody has to replay.
+Nothing stops for it. Anybody who may write to the topic can bring a thousand bad records in a row, and an archive that
+stopped for them would stand still for all apps, again after each start. So what cannot be taken is a dead letter, and
+the stream goes on. But a partition that brings *nothing but* that means that the producers speak another version of the
+format than this Driftline, or that somebody writes to the wrong topic: `/healthz`, a metric and the log say so, with
+the reason and the key.
 
-Three choices follow. A good event ends the row, so that one producer cannot stop its partition's others. A tick is no
-good event: it is Driftline's own, and says nothing of the producers. Only garbage that comes at a rate counts (`limit`
-elements within WITHIN_S of Kafka's time): a trickle is what dead letters are for, and must not stop it after days.
-
-A process that starts again begins to count at zero, so each start lets at most about `limit` elements, and what else
-was read with them, through to the dead letters: the supervisor's waits between restarts bound that.
+A good event ends the row, so that one bad producer among good ones wakes nobody up. A tick is no good event: it is
+Driftline's own, and says nothing of the producers. Only garbage that comes at a rate counts (`limit` elements within
+WITHIN_S of Kafka's time): a trickle is what dead letters are for.
 """
 
 from collections import Counter
@@ -23,7 +20,6 @@ from pydantic import Field
 
 from driftline.schemas.codec import Reject
 from driftline.schemas.config import Config
-from driftline.schemas.errors import PermanentError
 
 WITHIN_S = 3600.0  # 1,000 an hour is slower than any app worth watching, so a broken one is found within the hour
 REASONS = 100  # distinct ones kept: a reason may quote the value, and differ each time
@@ -31,8 +27,9 @@ EXAMPLE_BYTES = 200
 
 
 class ArchiveConfig(Config):
-    # In a row, on one partition, without one good event. A bad deployment of a busy app shows in a minute; a handful of
-    # test messages on an otherwise silent partition stops nothing. 0: never stop, everything goes to the dead letters.
+    # In a row. On one partition, without one good event: so much garbage is told. A bad deployment of a busy app shows
+    # in a minute, a handful of test messages on an otherwise silent partition does not. Of inserts that a table refuses
+    # while it takes none: so many stop the archive, since not the rows are at fault. 0: neither.
     poison_limit: int = Field(default=1_000, ge=0)
 
 
@@ -60,17 +57,20 @@ class _Row:
     count: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
+    last: int = 0  # offset
+    logged: int = 0  # how many there were when the log said so last
 
     def add(self, record: Consumed, rejects: Sequence[Reject]) -> None:
-        self.count += len(rejects)
+        self.count += sum(reject.count for reject in rejects)
+        self.last = record.offset
         for reject in rejects:
             if reject.reason in self.reasons or len(self.reasons) < REASONS:
-                self.reasons[reject.reason] += 1
+                self.reasons[reject.reason] += reject.count
                 self.examples.setdefault(reject.reason, _example(record, reject))
 
 
 class PoisonWatch:
-    """For one consumer. `limit` 0: never stops."""
+    """For one consumer. `limit` 0: says nothing."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -81,29 +81,39 @@ class PoisonWatch:
         self._rows.pop((topic, partition), None)
 
     def rejected(self, record: Consumed, rejects: Sequence[Reject]) -> None:
-        """Of a record that held no good event, what could not be taken.
-
-        :raises PermanentError: that was one too many.
-        """
-        if not self._limit or not rejects:
+        """Of a record that held no good event, what could not be taken."""
+        if not rejects:
             return
         place = (record.topic, record.partition)
         row = self._rows.get(place)
         if row is None or record.timestamp - row.began > WITHIN_S * 1_000:
             row = self._rows[place] = _Row(record.offset, record.timestamp)
         row.add(record, rejects)
-        if row.count >= self._limit:
-            raise PermanentError(self._message(record, row))
 
-    def _message(self, record: Consumed, row: _Row) -> str:
+    def count(self, topic: str, partition: int) -> int:
+        """Elements in a row, up to now."""
+        row = self._rows.get((topic, partition))
+        return 0 if row is None else row.count
+
+    def problem(self, topic: str, partition: int) -> str:
+        """What is wrong with the partition; empty: nothing."""
+        row = self._rows.get((topic, partition))
+        if row is None or not self._limit or row.count < self._limit:
+            return ""
         reason, count = row.reasons.most_common(1)[0]
         return (
-            f"{record.topic}[{record.partition}] brings nothing but what cannot be taken: {row.count} elements in a "
-            f"row, offsets {row.first} to {record.offset}, without one good event. Most often ({count}): {reason}; "
-            f"for example {row.examples[reason]}. Find the producer by its key and correct it, or install the "
-            f"Driftline that reads it; nothing is lost meanwhile. To let it through to the dead letters, raise "
-            f"archive.poison_limit ({self._limit}; 0 switches this off)"
+            f"{topic}[{partition}] brings nothing but what cannot be taken: {row.count} elements in a row, offsets "
+            f"{row.first} to {row.last}, without one good event. Most often ({count}): {reason}; for example "
+            f"{row.examples[reason]}"
         )
+
+    def is_news(self, topic: str, partition: int) -> bool:
+        """Whether the log should have it: at first, and whenever there are twice as many."""
+        row = self._rows[topic, partition]
+        if row.count < 2 * row.logged:
+            return False
+        row.logged = row.count
+        return True
 
 
 def _example(record: Consumed, reject: Reject) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
+from prometheus_client import REGISTRY
 from pydantic import SecretStr
 
 from driftline.schemas.codec import Reject, decode, encode, encode_event, encode_events
@@ -22,8 +23,9 @@ from driftline.sinks.clickhouse.config import ClickHouseConfig
 from driftline.sinks.clickhouse.embedded import EmbeddedServer
 from driftline.sinks.clickhouse.migrate import migrate
 from driftline.sinks.clickhouse.query import read_rows
-from driftline.streams.archive import Batch, dead_letter, run_archive
-from driftline.streams.poison import PoisonWatch
+from driftline.streams.archive import Batch, Pricing, dead_letter, run_archive
+from driftline.streams.health import Health
+from driftline.streams.poison import ArchiveConfig, PoisonWatch
 from tests.brokers import Kafka, eventually, on_each_broker
 from tests.sinks.clickhouse.samples import FULL
 from tests.streams.operate.records import record
@@ -54,9 +56,13 @@ def clickhouse(server: EmbeddedServer) -> Iterator[ClickHouseConfig]:
 
 
 @contextlib.asynccontextmanager
-async def archiving(kafka: Kafka, clickhouse: ClickHouseConfig) -> AsyncIterator[asyncio.Task[None]]:
+async def archiving(
+    kafka: Kafka, clickhouse: ClickHouseConfig, pricing: Pricing | None = None, **options: Any
+) -> AsyncIterator[asyncio.Task[None]]:
     stop = asyncio.Event()
-    task = asyncio.create_task(run_archive(kafka.config, clickhouse, kafka.topics, FixedPrice(), stop=stop))
+    task = asyncio.create_task(
+        run_archive(kafka.config, clickhouse, kafka.topics, pricing or FixedPrice(), stop=stop, **options)
+    )
     try:
         yield task
     finally:
@@ -138,6 +144,25 @@ async def test_what_cannot_be_decoded_is_dead_lettered(kafka: Kafka, clickhouse:
     assert {(x.topic, x.partition, x.offset, x.index): (x.raw, x.key) for x in letters.values()} == wanted
     assert set(letters) == {stable_id(*position) for position in wanted}
     assert all(letter.reason for letter in letters.values())
+
+
+async def test_nothing_but_garbage_is_told_and_stops_nothing(kafka: Kafka, clickhouse: ClickHouseConfig) -> None:
+    health = Health("archive")
+    config = ArchiveConfig(poison_limit=20)
+    async with archiving(kafka, clickhouse, health=health, config=config):
+        for n in range(3):
+            await kafka.send(kafka.topics.events, b"[%b]" % b",".join([b"7"] * 10), key=b"stranger", partition=1)
+            await kafka.send_events([trace(n)], partition=0)
+        await holds(clickhouse, "traces", 3)
+        await holds(clickhouse, "dead_letters", 30)
+        [problem] = health.problems
+        assert f"{kafka.topics.events}[1] brings nothing but what cannot be taken" in problem.what
+        assert "key 'stranger'" in problem.what
+        place = {"consumer": "archive", "topic": kafka.topics.events, "partition": "1"}
+        assert REGISTRY.get_sample_value("driftline_rejected_in_a_row", place) == 30
+        await kafka.send_events([trace(3)], partition=1)
+        await holds(clickhouse, "traces", 4)
+        assert health.problems == []
 
 
 async def test_rows_that_clickhouse_refuses_are_dead_lettered(kafka: Kafka, clickhouse: ClickHouseConfig) -> None:

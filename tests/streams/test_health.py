@@ -62,6 +62,20 @@ def test_what_passes_soon_is_not_told() -> None:
     assert [problem.since for problem in health.problems] == [TEN_AM]
 
 
+def test_what_nothing_sets_right_shows_for_an_hour_from_the_last_time() -> None:
+    clock = ManualClock(TEN_AM)
+    health = Health("archive", clock)
+    health.told("garbage", "10 elements", "correct it")
+    clock.advance(1_800)
+    health.told("garbage", "20 elements", "correct it")
+    clock.advance(3_599)
+    assert [(problem.what, problem.since) for problem in health.problems] == [("20 elements", TEN_AM)]
+    clock.advance(1)
+    assert health.problems == []
+    health.told("garbage", "10 elements", "correct it")
+    assert [problem.since for problem in health.problems] == [TEN_AM + 5_400_000_000]
+
+
 def test_a_block_is_wrong_while_it_lasts_and_when_it_fails() -> None:
     clock = ManualClock(TEN_AM)
     health = Health("archive", clock)

@@ -12,6 +12,7 @@ passes of fewer than 12 tokens differ from larger ones. So:
 
 import json
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias
@@ -47,6 +48,8 @@ class TransformerEncoder:
 
     def __init__(self, config: EmbedConfig, *, fixed_shapes: bool | None = None) -> None:
         """`fixed_shapes`: None chooses by device; tests set it."""
+        # Torch's threads wait asleep: those that spin burn eight times the CPU where cores are shared.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         import torch  # seconds and half a gigabyte: only where texts are embedded
 
         torch.set_num_threads(config.threads)

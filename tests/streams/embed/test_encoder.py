@@ -1,6 +1,9 @@
 """The real model. What matters is that equal texts give equal bytes, whatever they are embedded with."""
 
+import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from itertools import chain
 
@@ -34,6 +37,14 @@ TEXTS = [
     "ünïcödé 🦊 漢字",
     " ".join(WORDS * 20),
 ]
+
+
+def test_threads_that_wait_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    loaded_before = "import sys, driftline.streams.roles, driftline.streams.embed.fold; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", loaded_before], capture_output=True, check=True).stdout == b"False\n"
+    TransformerEncoder(EmbedConfig())
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"  # read when torch loads
 
 
 @pytest.fixture(scope="module")

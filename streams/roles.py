@@ -116,6 +116,10 @@ def _run_until_stopped(name: str, settings: Settings, role: Callable[[asyncio.Ev
                 logging.shutdown()
                 os._exit(0)  # nothing is lost: what is not committed is read again
             stopped.cancel()
-            working.result()
+            failure = working.exception()
+            if failure is not None and not stop.is_set():
+                raise failure
+            if failure is not None:
+                logger.warning("Role %s failed while it stopped: %r", name, failure)
 
     asyncio.run(main())

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -17,6 +18,9 @@ from tests.brokers import ApacheKafka, Broker, Kafka, find_free_port
 hypothesis.settings.register_profile("driftline", deadline=None, max_examples=30)
 hypothesis.settings.register_profile("soak", deadline=None, max_examples=300)
 hypothesis.settings.load_profile("driftline")
+
+# A shell without job control has what it starts with `&` ignore Ctrl-C, which children inherit: here some must get it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 QUICK = ("benchmarks", "contract", "detectors", "schemas")  # folders
 

@@ -117,7 +117,7 @@ class FaustRole:
             self._app.agent(topic, name=source.fold, isolated_partitions=True)(self._agent)
 
     async def run(self) -> int:
-        """Work until SIGTERM, SIGINT or a failure."""
+        """Work until SIGTERM, SIGINT or a failure. What fails once it was asked to stop is told, and no failure."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
@@ -128,12 +128,12 @@ class FaustRole:
         for task in tasks:
             task.add_done_callback(self._task_ended)
         await self._app.wait_first(self._stop.wait(), self._failed.wait())  # ends when the app crashes, too
-        if self._app.crashed:
+        if self._app.should_stop:
             self._fail("crashed inside Faust", self._app.crash_reason)
         self._ending = True
         for task in tasks:
             task.cancel()
-        if not self._failed.is_set():
+        if not self._code:
             await self._save_last()
         await self._end()
         return self._code
@@ -159,8 +159,8 @@ class FaustRole:
             async with asyncio.timeout(LAST_SAVE_S):
                 await asyncio.gather(*(partition.close_note() for partition in self._partitions.values()))
                 await asyncio.gather(*(partition.save() for partition in self._partitions.values()))
-        except (TimeoutError, DriftlineError) as error:
-            logger.info("Role %s stops without a last save of all its states: %r.", self.name, error)
+        except Exception as error:  # noqa: BLE001 (whatever it is: the process ends)
+            logger.warning("Role %s stops without a last save of all its states: %r.", self.name, error)
 
     async def _end(self) -> None:
         try:
@@ -170,6 +170,8 @@ class FaustRole:
             logger.warning("Role %s did not stop within %g s and is ended.", self.name, STOP_TIMEOUT_S)
             logging.shutdown()
             os._exit(self._code)  # nothing is lost: it starts again from its states
+        except Exception as error:  # noqa: BLE001 (whatever it is: the process ends)
+            logger.warning("Role %s did not stop cleanly: %r.", self.name, error)
 
     def _task_ended(self, task: "asyncio.Task[None]") -> None:
         if task.cancelled():
@@ -179,7 +181,9 @@ class FaustRole:
             self._fail("cannot go on", task.exception())
 
     def _fail(self, what: str, error: BaseException | None) -> None:
-        if not self._failed.is_set():
+        if self._stop.is_set():
+            logger.warning("Role %s %s while it stops: %r", self.name, what, error)
+        elif not self._failed.is_set():
             # A known error says in its message what to do; for the others the way there matters.
             trace = None if isinstance(error, DriftlineError) else error
             logger.error("Role %s %s and stops: %s", self.name, what, error or repr(error), exc_info=trace)

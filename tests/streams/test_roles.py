@@ -1,5 +1,6 @@
-"""Each role as a process, as a user starts it: what it says of itself over HTTP."""
+"""Each role as a process, as a user starts it: what it says of itself over HTTP, and how it ends."""
 
+import asyncio
 import os
 import signal
 import socket
@@ -11,10 +12,14 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from driftline.schemas.errors import ConfigError, PermanentError
 from driftline.sinks.clickhouse.embedded import EmbeddedServer
+from driftline.streams import roles
 from driftline.streams.embedded_kafka import die_with_parent
+from driftline.streams.health import Health
 from driftline.streams.ready import READY_FILE, address_file
 from driftline.streams.roles import ROLES
+from driftline.streams.settings import Settings
 from driftline.streams.supervisor import EXIT_CONFIG
 from tests.brokers import Broker, Kafka, eventually, find_free_port
 
@@ -93,3 +98,29 @@ async def test_a_second_role_on_the_same_port_says_which_key_to_change(
         process = start("notify", {**environment, "DRIFTLINE_HEALTH__PORT": str(port)}, tmp_path)
         assert process.wait(timeout=60) == EXIT_CONFIG
     assert f"health.port: 127.0.0.1:{port} cannot be listened on" in said(tmp_path)
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return Settings.model_validate({"health": {"port": 0}})
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_what_fails_after_a_stop_that_was_asked_for_is_told_and_no_failure(
+    settings: Settings, number: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fails(stop: asyncio.Event, health: Health) -> None:
+        os.kill(os.getpid(), number)
+        await stop.wait()
+        raise PermanentError("the last commit was refused")
+
+    roles._run_until_stopped("archive", settings, fails)
+    assert "Role archive failed while it stopped: PermanentError('the last commit was refused')" in caplog.text
+
+
+def test_what_fails_before_is_a_failure(settings: Settings) -> None:
+    async def fails(stop: asyncio.Event, health: Health) -> None:
+        raise ConfigError("nobody to tell")
+
+    with pytest.raises(ConfigError, match="nobody to tell"):
+        roles._run_until_stopped("notify", settings, fails)

@@ -309,7 +309,7 @@ async def test_one_role_runs_two_folds_and_the_ticker_writes_the_clock_for_the_f
 
         await eventually(absorbed, "three ticks on each partition, and the other topic's record")
         await eventually(lambda: committed(kafka), "committed offsets, from which lag is measured")
-        assert await worker.terminate() == 0
+        assert await worker.terminate() == 0, worker.said
 
 
 async def test_a_consumer_that_went_silent_is_unhealthy_and_then_ends_the_process(
@@ -445,7 +445,7 @@ async def test_no_broker_does_not_keep_it_from_stopping(free_port: int, workers:
         return "does not answer yet" in worker.said
 
     await eventually(waits, "it waits for a broker")
-    assert await worker.terminate() == 0
+    assert await worker.terminate() == 0, worker.said
 
 
 @pytest.mark.slow

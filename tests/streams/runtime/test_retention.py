@@ -76,7 +76,7 @@ async def test_a_log_that_ends_before_what_was_absorbed_ends_the_role_with_a_way
         await owns(worker, 2)
         await traffic.send(2)
         await eventually(traffic.absorbed, "everything absorbed")
-        assert await worker.terminate() == 0
+        assert await worker.terminate() == 0, worker.said
         await kafka.make_anew(kafka.topics.events)
         worker = Worker(config, tmp_path / "second.log")
         workers.append(worker)

@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 0.5  # the longest that a stop goes unnoticed on a quiet stream
 STOP_S = 2.0  # after a stop, what is read gets this long to be written; the rest is read again after the next start
-FETCH_WAIT_MS = 250  # rows wait for their batch anyway, and idle fetches cost the broker
+FETCH_WAIT_MS = 500  # rows wait for their batch anyway, and idle fetches cost the broker
 REBALANCE_S = 60.0
 FETCH_BYTES = 4 * 2**20  # of a partition at once: more would hold up heartbeats while it is decoded
 FOREVER_MS = 2**31 - 1

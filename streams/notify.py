@@ -49,7 +49,7 @@ POLL_MS = 500  # how soon the loop notices that it shall stop
 PATIENCE = 20  # polls without a record before a partition that should have more is taken as read
 GRACE_S = 2.0  # for a delivery under way when the role stops; the supervisor waits three seconds
 NEVER = -1  # instead of a committed offset
-FETCH_WAIT_MS = 250  # nobody notices a quarter of a second, and idle fetches cost the broker
+FETCH_WAIT_MS = 500  # nobody notices half a second, and idle fetches cost the broker
 PATIENCE_S = 60.0  # with a receiver, before somebody is told: what passes by itself has mostly passed
 IDLE_MS = 24 * 3_600_000  # a receiver that is down for hours must not cost the group membership
 

@@ -44,7 +44,14 @@ def _by_coverage(target: str, seconds: float, seed: int) -> None:
 
     with atheris.instrument_imports(include=["driftline"]):
         run = _target(target)
-    limits = [f"-max_total_time={seconds:.0f}", f"-seed={seed}", "-max_len=4096", "-len_control=0", "-timeout=60", "-rss_limit_mb=4096"]
+    limits = [
+        f"-max_total_time={seconds:.0f}",
+        f"-seed={seed}",
+        "-max_len=4096",
+        "-len_control=0",
+        "-timeout=60",
+        "-rss_limit_mb=4096",
+    ]
     atheris.Setup([sys.argv[0], *limits], run)
     atheris.Fuzz()
 

@@ -16,14 +16,17 @@ class Topic:
     cleanup: Literal["delete", "compact"] = "delete"
     retention_ms: int = 7 * DAY_MS
     max_message_bytes: int = 1_048_588  # Kafka's own default
-    by_broker: bool = False  # whether records carry the broker's time instead of their producer's
 
     def config(self) -> dict[str, str]:
-        config = {"cleanup.policy": self.cleanup, "max.message.bytes": str(self.max_message_bytes)}
+        config = {
+            "cleanup.policy": self.cleanup,
+            "max.message.bytes": str(self.max_message_bytes),
+            # The broker's time, not the producer's: brokers refuse records of clocks that are an hour ahead, and
+            # retention deletes at once what clocks that are behind have written.
+            "message.timestamp.type": "LogAppendTime",
+        }
         if self.cleanup == "delete":
             config["retention.ms"] = str(self.retention_ms)
-        if self.by_broker:
-            config["message.timestamp.type"] = "LogAppendTime"
         return config
 
 
@@ -59,7 +62,6 @@ class Topics:
                 self.events,
                 "traces, scores, releases, ticks and fitted baselines (JSON, object or array)",
                 max_message_bytes=LARGE,
-                by_broker=True,
             ),
             Topic(
                 self.embeddings,

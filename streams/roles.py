@@ -24,7 +24,7 @@ def run_embed(settings: Settings) -> None:
     from driftline.streams.runtime.worker import Source, run_faust_role
     from driftline.streams.shaping import shaping
 
-    factory = embed_fold_factory(settings.embed, settings.topics)
+    factory = embed_fold_factory(settings.embed, settings.topics, settings.monitor.windows.ahead_s)
     sources = [Source(settings.topics.events, "embed", factory, shaping("embed", settings))]
     run_faust_role("embed", settings.kafka, settings.topics, sources, health=settings.health)
 

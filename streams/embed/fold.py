@@ -15,10 +15,12 @@ from driftline.streams.embed.embedder import Embedded, Embedder, load_embedder
 from driftline.streams.embed.sampler import Sampler, SamplerState
 from driftline.streams.fold import Fold, FoldFactory, Output, Record
 from driftline.streams.intake import Intake
+from driftline.streams.log_time import LogTime
+from driftline.streams.monitor.config import WindowConfig
 
 ITEMS_PER_RECORD = 128  # a quarter of a megabyte of 384 dimensions; far below the topic's limit at 4,096 and long names
 
-LEFT_OUT = ("without_text", "not_sampled", "undecodable", "elsewhere")  # the reasons that are counted
+LEFT_OUT = ("without_text", "not_sampled", "undecodable", "elsewhere", "ahead_of_time")  # the reasons that are counted
 
 _Taken: TypeAlias = Trace | Release | Tick | BaselineSet
 
@@ -27,11 +29,12 @@ class _State(msgspec.Struct):
     watermark: int | None
     sampler: SamplerState
     counters: dict[str, int] = {}
+    heard: int = 0
 
 
 class EmbedFold:
     """Embeds prompt and response of the sampled traces. Releases, ticks and baselines go on in their place,
-    after all that came before them."""
+    after all that came before them. What is ahead of its time goes no further: here the log still says so."""
 
     def __init__(
         self,
@@ -40,20 +43,21 @@ class EmbedFold:
         embedder: Embedder,
         snapshot: bytes | None = None,
         intake: Intake | None = None,
+        ahead_s: int = WindowConfig().ahead_s,
     ) -> None:
-        """`intake`: of the partition; None: over records that Driftline makes itself."""
+        """`intake`: of the partition; None: over records that Driftline makes itself. `ahead_s`: the monitor's."""
         state = codec.unpack(snapshot, _State) if snapshot else _State(None, SamplerState())
         self._topic = topic
         self._embedder = embedder
         self._intake = intake or Intake()
         self._excerpt_chars = config.excerpt_chars
         self._sampler = Sampler(config.sample, state.sampler)
-        self._watermark = state.watermark
+        self._time = LogTime(ahead_s, state.watermark, state.heard)
         self._counters = Counter(dict.fromkeys(LEFT_OUT, 0) | state.counters)
 
     @property
     def watermark(self) -> int | None:
-        return self._watermark
+        return self._time.tick
 
     @property
     def counters(self) -> Mapping[str, int]:
@@ -72,25 +76,29 @@ class EmbedFold:
         ]
 
     def snapshot(self) -> bytes:
-        return codec.pack(_State(self._watermark, self._sampler.state(), dict(self._counters)))
+        return codec.pack(_State(self._time.tick, self._sampler.state(), dict(self._counters), self._time.heard))
 
     def _take(self, record: Record) -> list[_Taken]:
         """What of a record goes on. What cannot be decoded is the archive's to report; what is at home elsewhere comes
         there, forwarded by the monitor."""
         taken: list[_Taken] = []
+        if self._time.hears(record):
+            self._time.hear(record)
         found = self._intake(record)
         self._counters["undecodable"] += found.rejects
         self._counters["elsewhere"] += len(found.away)
         for event in found.events:
-            if isinstance(event, Trace):
+            if not isinstance(event, Tick) and self._time.is_ahead(event.ts):
+                self._counters["ahead_of_time"] += 1
+            elif isinstance(event, Trace):
                 if not _has_text(event.input_text) and not _has_text(event.output_text):
                     self._counters["without_text"] += 1
                 elif self._sampler.take(event):
                     taken.append(event)
                 else:
                     self._counters["not_sampled"] += 1
-            elif isinstance(event, Tick) and (self._watermark is None or event.ts > self._watermark):
-                self._watermark = event.ts
+            elif isinstance(event, Tick) and (self._time.tick is None or event.ts > self._time.tick):
+                self._time.tick = event.ts
                 self._sampler.advance(event.ts)
                 taken.append(event)
             elif isinstance(event, Release | BaselineSet):
@@ -118,12 +126,13 @@ class EmbedFold:
         )
 
 
-def embed_fold_factory(config: EmbedConfig, topics: Topics) -> FoldFactory:
-    """Loads the model, which takes seconds. Raises ConfigError if there is no such model or device."""
+def embed_fold_factory(config: EmbedConfig, topics: Topics, ahead_s: int = WindowConfig().ahead_s) -> FoldFactory:
+    """Loads the model, which takes seconds. Raises ConfigError if there is no such model or device.
+    `ahead_s`: the monitor's."""
     embedder = load_embedder(config)
 
     def create(partition: int, snapshot: bytes | None) -> Fold:
-        return EmbedFold(config, topics.embeddings, embedder, snapshot, Intake(topics, partition))
+        return EmbedFold(config, topics.embeddings, embedder, snapshot, Intake(topics, partition), ahead_s)
 
     return create
 

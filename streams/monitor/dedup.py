@@ -45,7 +45,6 @@ class RecentKeys:
         new &= self._until.get(keys) <= self._expired
         until = ts + self._open
         if self._now is not None:
-            until = np.minimum(until, self._now + self._ahead + self._open)
             until = np.maximum(until, self._now + self._horizon)
         self._until.put(keys[new], _seconds(until[new]))
         self._since_tick.append(keys[new])
@@ -55,9 +54,12 @@ class RecentKeys:
     def tick(self, watermark: int) -> None:
         self._now = watermark
         if self._since_tick:
-            keys, least = np.concatenate(self._since_tick), _seconds(watermark + self._horizon)
-            short = keys[self._until.get(keys) < least]
-            self._until.put(short, np.full(len(short), least))
+            keys = np.concatenate(self._since_tick)
+            until = self._until.get(keys)
+            # Only now is it known how far ahead a key may be: ticks stand still while the monitor is away.
+            most = max(watermark + self._ahead + self._open, watermark + self._horizon)
+            right = np.clip(until, _seconds(watermark + self._horizon), _seconds(most))
+            self._until.put(keys[until != right], right[until != right])
             self._since_tick = []
         if watermark - self._swept >= _SWEEP_US:
             self._swept = watermark

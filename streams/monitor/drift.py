@@ -65,11 +65,9 @@ class DriftFold:
         self._watermark: int | None = state.get("watermark")
         self._next_tick: int | None = state.get("next_tick")
         self._reported: int = state.get("reported", 0)
-        self._ahead = config.windows.ahead_s * MICROSECONDS
         self._undecodable: int = state.get("undecodable", 0)
         self._malformed: int = state.get("malformed", 0)
         self._vector_bytes: int = state.get("vector_bytes", 0)  # of this embedding model; 0: not known yet
-        self._ahead_of_time: int = state.get("ahead_of_time", 0)
         self._seen = RecentKeys(config.dedup, config.windows, state.get("seen"))
         self._pending: list[Embedding] = unpacked(state.get("pending"))
         self._recent = RecentTexts(state.get("recent"))
@@ -102,7 +100,6 @@ class DriftFold:
             "undecodable": self._undecodable,
             "malformed": self._malformed,
             "repeated": self._seen.repeated,
-            "ahead_of_time": self._ahead_of_time,
             "dedup_overflow": self._seen.overflow,
             "baselines_refused": self._baselines.refused,
             "streams_over_limit": sum(watch.over_limit for watch in self._watches.values()),
@@ -130,7 +127,6 @@ class DriftFold:
                 "undecodable": self._undecodable,
                 "malformed": self._malformed,
                 "vector_bytes": self._vector_bytes,
-                "ahead_of_time": self._ahead_of_time,
                 "seen": self._seen.snapshot(),
                 "pending": packed(self._pending),
                 "recent": self._recent.snapshot(),
@@ -181,10 +177,7 @@ class DriftFold:
             return
         key = digests(f"{e.app}\x1f{e.key}" for e in embeddings)
         ts = np.array([e.ts for e in embeddings], np.int64)
-        new = self._seen.new(key, ts)
-        timely = new if self._watermark is None else new & (ts <= self._watermark + self._ahead)
-        self._ahead_of_time += int((new & ~timely).sum())
-        self._pending += compress(embeddings, timely.tolist())
+        self._pending += compress(embeddings, self._seen.new(key, ts).tolist())
 
     def _take_baseline(self, event: BaselineSet) -> None:
         """The other detectors' are the other fold's."""
@@ -196,9 +189,7 @@ class DriftFold:
     def _take_release(self, event: Release) -> None:
         key = digests([f"R{event.app}\x1f{event.id}"])
         if self._seen.new(key, np.array([event.ts])).all():
-            timely = self._watermark is None or event.ts <= self._watermark + self._ahead
-            self._ahead_of_time += not timely
-            self._coming += [event] * timely
+            self._coming.append(event)
 
     def _install(self, until: int, revision: int) -> list[Result]:
         """The fitted baselines whose time has come."""

@@ -24,7 +24,7 @@ from driftline.schemas.results import (
     WindowStats,
 )
 from driftline.schemas.topics import Topics
-from driftline.streams.fold import Fold, FoldFactory, Output, Record, broker_time
+from driftline.streams.fold import Fold, FoldFactory, Output, Record
 from driftline.streams.intake import Intake
 from driftline.streams.monitor.analysis import Analysis
 from driftline.streams.monitor.columns import (
@@ -143,11 +143,10 @@ class MonitorFold:
         if records:
             self._left_out.begin(records[0])
         for record in records:
-            sent = broker_time(record)
-            if sent is not None and self._left_out.hears(sent):
+            if self._left_out.time.hears(record):
                 self._take(batch)
                 batch = []
-                self._left_out.hear(sent)
+                self._left_out.time.hear(record)
             events, rejects, adopted, away = self._intake(record)
             self._undecodable += rejects
             if adopted:

@@ -12,13 +12,13 @@ from driftline.schemas.events import MICROSECONDS, BaselineSet, Release, Score, 
 from driftline.schemas.ids import stable_id
 from driftline.schemas.results import LeftOut, LeftOutReason
 from driftline.streams.fold import Record, broker_time
+from driftline.streams.log_time import LogTime
 from driftline.streams.monitor.config import WindowConfig
 
 Kind = Literal["trace", "score"]
 
 
 _UNKNOWN = 2**62  # after all times: all is incomplete
-_HEARD_US = 60 * MICROSECONDS  # how often records move the time: far below what events may be ahead
 
 
 class LeftOuts:
@@ -29,11 +29,9 @@ class LeftOuts:
         self._size_s = config.size_s
         self._size = config.size_s * MICROSECONDS
         self._open = (config.grace_s + config.lateness_s) * MICROSECONDS
-        self._ahead = config.ahead_s * MICROSECONDS
-        self._now: int | None = state.get("now")
+        self.time = LogTime(config.ahead_s, state.get("now"), state.get("heard", 0))
         self._begun: bool = state.get("begun", False)
         self._begins: int | None = state.get("begins")
-        self._heard: int = state.get("heard", 0)
         self._unsaid: Counter[tuple[str, Kind, LeftOutReason, int]] = Counter(
             {(app, kind, reason, start): n for app, kind, reason, start, n in state.get("unsaid", [])}
         )
@@ -55,27 +53,13 @@ class LeftOuts:
                 sent = broker_time(first)
                 self._begins = _UNKNOWN if sent is None else sent
 
-    def hears(self, sent: int) -> bool:
-        """Whether a record that the broker took then moves on the time that events may not be ahead of: ticks stand
-        still while the monitor is away, and what was sent meanwhile is not ahead of its time."""
-        return sent >= self._heard + _HEARD_US
-
-    def hear(self, sent: int) -> None:
-        """Call it between the events before that record and its own."""
-        self._heard = sent
-
-    def _latest(self, now: int) -> int:
-        return max(now, self._heard) + self._ahead
-
     def timely(self, kind: Kind, events: Sequence[Trace | Score], ts: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which events count; the others are noted. Before the first tick all do, of a log that is whole."""
-        if self._now is None and self._begins is None:
-            return np.ones(len(ts), np.bool_)
-        late = ahead = incomplete = np.zeros(len(ts), np.bool_)
+        """Which events count; the others are noted. Nothing is too late before the first tick."""
+        late = incomplete = np.zeros(len(ts), np.bool_)
         starts = ts - ts % self._size
-        if self._now is not None:
-            late = starts + self._size <= self._now - self._open
-            ahead = ts > self._latest(self._now)
+        if self.time.tick is not None:
+            late = starts + self._size <= self.time.tick - self._open
+        ahead = self.time.are_ahead(ts)
         if self._begins is not None:
             incomplete = (starts < self._begins) & ~late & ~ahead
         reasons: tuple[tuple[NDArray[np.bool_], LeftOutReason], ...] = (
@@ -93,13 +77,13 @@ class LeftOuts:
 
     def timely_release(self, event: Release | BaselineSet) -> bool:
         """A release that comes late still says what serves now."""
-        ahead = self._now is not None and event.ts > self._latest(self._now)
+        ahead = self.time.is_ahead(event.ts)
         self.ahead_of_time += ahead
         return not ahead
 
     def tick(self, watermark: int, revision: int) -> list[LeftOut]:
         """What has been left out since the last tick."""
-        self._now = watermark
+        self.time.tick = watermark
         if self._begins == _UNKNOWN:
             self._begins = watermark
         said = [
@@ -121,10 +105,10 @@ class LeftOuts:
 
     def snapshot(self) -> State:
         return {
-            "now": self._now,
+            "now": self.time.tick,
             "begun": self._begun,
             "begins": self._begins,
-            "heard": self._heard,
+            "heard": self.time.heard,
             "unsaid": [[*key, events] for key, events in sorted(self._unsaid.items())],
             "too_late": self.too_late,
             "ahead_of_time": self.ahead_of_time,

@@ -23,7 +23,7 @@ from typing import Any
 
 import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import InvalidTimestampError, KafkaError
 from aiokafka.structs import RecordMetadata
 from faust.types.tuples import TP
 
@@ -378,7 +378,7 @@ class FaustRole:
         except (TimeoutError, KafkaError) as error:
             names = ", ".join(sorted({output.topic for output in outputs}))
             raise RetryableError(
-                f"Kafka at {self._config.brokers} did not take records for {names}: {error!r}"
+                f"Kafka at {self._config.brokers} did not take records for {names}: {error!r}{_advice(error)}"
             ) from error
 
     async def _tick(self, ticker: Ticker) -> None:
@@ -397,6 +397,15 @@ class FaustRole:
                         for n in mine
                     )
                 )
+
+
+def _advice(error: Exception) -> str:
+    if not isinstance(error, InvalidTimestampError):
+        return ""
+    return (
+        ". The clock here is too far from the broker's for topics that keep their producer's time: put it right, and "
+        "`driftline topics apply` prints how to give them the broker's"
+    )
 
 
 def run_faust_role(

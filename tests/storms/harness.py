@@ -1,6 +1,7 @@
 """A pipeline of real processes on Apache Kafka and the embedded ClickHouse, and ways to hurt each part of it."""
 
 import asyncio
+import json
 import logging
 import os
 import random
@@ -179,24 +180,26 @@ class World:
         dsn: str | None = None,
         settings: Mapping[str, str] | None = None,
         traces: int = 50,
+        traffic: Callable[..., Traffic] = Traffic,
+        monitor: MonitorConfig | None = None,
     ) -> None:
         self.kafka = kafka
         self.server = server
         self.services = services
         self.database = kafka.config.prefix.replace("-", "_")
         self.store = Store(server.dsn, self.database)
-        self.traffic = Traffic(kafka.config, kafka.topics, traces=traces, seed=seed)
+        self.traffic = traffic(kafka.config, kafka.topics, traces=traces, seed=seed)
         self.random = random.Random(seed)
-        self.monitor, self.detectors = MonitorConfig(), DetectorsConfig()
+        self.monitor, self.detectors = monitor or MonitorConfig(), DetectorsConfig()
         self.processes: list[Process] = []
         self._folder = folder
         self._environment = _environment(kafka.config, dsn or server.dsn, self.database) | dict(settings or {})
         self._numbers: Counter[str] = Counter()
         self._beginning = time.monotonic()
 
-    def start(self, role: str) -> Process:
+    def start(self, role: str, **environment: str) -> Process:
         self._numbers[role] += 1
-        process = Process(role, self._environment, self._folder, self._numbers[role])
+        process = Process(role, self._environment | environment, self._folder, self._numbers[role])
         self.processes.append(process)
         process.start()
         return process
@@ -207,6 +210,21 @@ class World:
         for process in processes:
             await self.at_work(process)
         return processes
+
+    async def command(self, *arguments: str) -> dict[str, Any]:
+        """A command of the operator's: what it writes as JSON. It must exit with 0."""
+        found: dict[str, Any] = {}
+
+        def run() -> None:
+            done = subprocess.run(
+                [sys.executable, "-m", "driftline.streams.cli", *arguments, "--json", "-"],
+                env=self._environment, capture_output=True, text=True, timeout=240,
+            )  # fmt: skip
+            assert done.returncode == 0, f"{' '.join(arguments)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+            found.update(json.loads(done.stdout))
+
+        await asyncio.to_thread(run)
+        return found
 
     async def at_work(self, process: Process) -> None:
         async def ready() -> bool:

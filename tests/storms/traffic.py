@@ -48,6 +48,7 @@ class Traffic:
     topics: Topics
     traces: int = 50  # of each app in a step
     seed: int = 0
+    start: int = START
 
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
@@ -62,7 +63,7 @@ class Traffic:
 
     @property
     def now(self) -> int:
-        return START + self._step * STEP
+        return self.start + self._step * STEP
 
     @asynccontextmanager
     async def flowing(self) -> AsyncIterator[None]:
@@ -95,6 +96,10 @@ class Traffic:
         self._sent += records
         self._step += 1
         await self._send([*records, *self._repeats(), *self._ticks(self.now)])
+
+    def jump(self, seconds: int) -> None:
+        """Nothing happens for so long in simulated time."""
+        self._step += seconds * MICROSECONDS // STEP
 
     async def end(self) -> None:
         """The ticks that close all windows."""
@@ -220,9 +225,7 @@ class Traffic:
             batch, events = events[:size], events[size:]
             value = encode_events(list(batch))
             if self._random.random() < 0.03:
-                bad = self._random.choice(
-                    (b"{}", b'{"type":"trace","app":"x","ts":5,"trace_id":"t"}', b"1e999", b"null")
-                )
+                bad = self._random.choice(BAD_ELEMENTS)
                 value = b"[" + bad + b"," + value[1:]
             values.append(value)
         if self._random.random() < 0.1:

@@ -202,7 +202,7 @@ class Store:
 
     async def letters(self) -> Rows:
         found = await self.query(
-            "SELECT topic, partition, offset, index, reason, base64Encode(raw) AS raw, base64Encode(key) AS key "
+            "SELECT topic, partition, offset, index, reason, count, base64Encode(raw) AS raw, base64Encode(key) AS key "
             "FROM dead_letters"
         )
         rows = {key_of("dead_letters", row): row for row in found}

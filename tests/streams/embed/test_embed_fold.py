@@ -13,8 +13,10 @@ from driftline.streams.embed.config import EmbedConfig, SampleConfig
 from driftline.streams.embed.embedder import CachedEmbedder
 from driftline.streams.embed.fold import ITEMS_PER_RECORD, EmbedFold
 from tests.streams.embed.fakes import (
+    SECOND,
     T0,
     FakeEncoder,
+    FakeRecord,
     absorb_in_pieces,
     event_records,
     items,
@@ -204,12 +206,39 @@ def test_batching_and_restarts_change_nothing(values: list[bytes | None], cuts: 
 
 async def test_it_counts_what_it_leaves_out_as_a_part_of_its_state() -> None:
     it = fold(sample=SampleConfig(rate=1.0, budget=1))
-    assert it.counters == {"without_text": 0, "not_sampled": 0, "undecodable": 0, "elsewhere": 0}
+    assert it.counters == {"without_text": 0, "not_sampled": 0, "undecodable": 0, "elsewhere": 0, "ahead_of_time": 0}
     await it.absorb(event_records(*(trace(number) for number in range(3)), trace(9, input_text=" ", output_text="")))
-    left_out = {"without_text": 1, "not_sampled": 2, "undecodable": 0, "elsewhere": 0}
+    left_out = {"without_text": 1, "not_sampled": 2, "undecodable": 0, "elsewhere": 0, "ahead_of_time": 0}
     assert it.counters == left_out
     again = fold(it.snapshot())
     assert again.counters == left_out
     await again.absorb(records(b"garbage"))
     assert again.counters == {**left_out, "undecodable": 1}
     assert again.snapshot() != it.snapshot()
+
+
+async def test_what_is_ahead_of_its_time_goes_no_further() -> None:
+    """Of the last tick: ticks and texts are left, in their order."""
+    it = fold()
+    release = Release(app="support", ts=T0 + 7200 * SECOND, id="r", kind="deploy", release="v1")
+    found = items(await it.absorb(event_records(trace(1), tick(2), trace(7200), release, trace(3), tick(4))))
+    assert [item.ts for item in found] == [T0 + seconds * SECOND for seconds in (1, 2, 3, 4)]
+    assert it.counters["ahead_of_time"] == 2
+    assert fold(it.snapshot()).counters == it.counters
+
+
+async def test_what_came_while_no_ticks_came_is_not_ahead_of_its_time() -> None:
+    """The monitor, which writes them, was away for a week; the broker's time of each record goes on."""
+    week = 7 * 24 * 3600
+    sent: list[tuple[int, Trace | Tick]] = [
+        (0, tick(0)),
+        (week, trace(week)),
+        (week + 1, trace(2 * week)),
+        (week + 2, tick(week + 2)),
+    ]
+    log = [
+        FakeRecord(i, codec.encode_event(event), None, T0 // 1000 + at * 1000, 1) for i, (at, event) in enumerate(sent)
+    ]
+    for cuts in ([], [1], [2], [1, 2, 3]):
+        found = items(await absorb_in_pieces(fold(), log, cuts))
+        assert [item.ts for item in found] == [T0, T0 + week * SECOND, T0 + (week + 2) * SECOND]

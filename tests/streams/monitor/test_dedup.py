@@ -47,6 +47,29 @@ def test_a_key_is_remembered_while_its_window_takes_events() -> None:
     assert new(keys, "a", at=59) == [True]
 
 
+def test_wild_times_before_the_first_tick_push_nobody_out() -> None:
+    keys = recent(max_keys=8)
+    assert all(new(keys, *(str(number) for number in range(6)), at=50 * 365 * 86_400))
+    tick(keys, 0)
+    assert new(keys, "a") == [True]
+    tick(keys, 1_300)
+    assert all(new(keys, "b", "c", "d", "e", at=1_300))
+    tick(keys, 1_301)
+    assert new(keys, "b", "c", "d", "e", at=1_300) == [False] * 4
+    assert keys.overflow == 0
+
+
+def test_a_key_far_ahead_of_the_last_tick_is_remembered_while_its_window_takes_events() -> None:
+    """Ticks stand still while the monitor is away."""
+    week = 7 * 86_400
+    keys = recent(horizon_s=10)
+    tick(keys, 0)
+    assert new(keys, "a", at=week) == [True]
+    for at in (week + 1, week + 100, week + 164):
+        tick(keys, at)
+        assert new(keys, "a", at=week) == [False]
+
+
 def test_the_key_of_a_late_event_is_remembered_for_the_horizon() -> None:
     keys = recent(horizon_s=10)
     tick(keys, 500)

@@ -128,10 +128,3 @@ async def test_a_canary_is_no_reference_even_if_its_traces_do_not_say_so() -> No
     results += await run(new_fold(fold.snapshot()), records[20:])
     [baseline] = [r for r in results if isinstance(r, Baseline)]
     assert (baseline.detector, baseline.releases) == ("language", ["v1"])
-
-
-async def test_a_release_from_a_clock_far_ahead_is_left_out_and_counted(learned: bytes) -> None:
-    fold = new_fold(learned)
-    await run(fold, [release(CANARY + 7200, "canary_stop", "promoted")])
-    assert fold.counters["ahead_of_time"] == 1
-    assert fold.counters["repeated"] == new_fold(learned).counters["repeated"] + 1

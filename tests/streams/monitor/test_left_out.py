@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from driftline.detectors.config import DetectorsConfig
 from driftline.schemas.codec import encode_events
-from driftline.schemas.events import CLOCK, EARLIEST_TS, MICROSECONDS, Event, Release, Score, Tick, Trace
+from driftline.schemas.events import CLOCK, EARLIEST_TS, LATEST_TS, MICROSECONDS, Event, Release, Score, Tick, Trace
 from driftline.schemas.results import LeftOut, WindowStats
 from driftline.streams.monitor.config import DedupConfig, MonitorConfig, WindowConfig
 from driftline.streams.monitor.fold import MonitorFold
@@ -180,3 +180,20 @@ async def test_what_came_while_the_monitor_was_away_is_not_ahead_of_its_time() -
         assert fold.watermark == begin + (week + 70) * MICROSECONDS
         told.append(fold.snapshot())
     assert len(set(told)) == 1
+
+
+async def test_an_event_ahead_of_the_broker_is_left_out_before_the_first_tick() -> None:
+    """A first event of 2100 would wait for its tick, and be remembered, for a lifetime."""
+    sent, ahead = [START, LATEST_TS], START + 7200 * MICROSECONDS
+    events: list[Event] = [Trace(app="a", ts=ts, trace_id=str(ts)) for ts in (*sent, ahead)]
+    release = Release(app="a", ts=ahead, id="r", kind="deploy", release="v1")
+    fold = new_fold()
+    log = [FakeRecord(i, encode_events([event]), None, START // 1_000, 1) for i, event in enumerate([*events, release])]
+    log.append(FakeRecord(len(log), encode_events([Tick(ts=START + 100 * MICROSECONDS)]), None, START // 1_000, 1))
+    results = await run_log(fold, log)
+    assert [(r.start, r.reason) for r in results if isinstance(r, LeftOut)] == [
+        (ahead, "ahead_of_time"),
+        (LATEST_TS, "ahead_of_time"),
+    ]
+    assert sum(r.requests for r in results if isinstance(r, WindowStats)) == 1
+    assert fold.counters["ahead_of_time"] == 3

@@ -285,13 +285,8 @@ def encode_events(events: list[Any]) -> bytes:
     return _json.encode(events)
 
 
-def encode_lines(items: Sequence[Any]) -> bytes:
-    """A line of JSON each."""
-    return _json.encode_lines(items)
-
-
-def encode(result: msgspec.Struct) -> bytes:
-    """A result as JSON."""
+def encode(result: msgspec.Struct | dict[str, Any]) -> bytes:
+    """A result, or a row, as JSON."""
     return _json.encode(result)
 
 

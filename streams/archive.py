@@ -28,7 +28,7 @@ from driftline.schemas.results import DeadLetter, result_types
 from driftline.schemas.topics import LARGE, Topics
 from driftline.sinks.clickhouse.config import ClickHouseConfig
 from driftline.sinks.clickhouse.rows import Row, TraceRow, complete_row, decode_rows, result_row, settle_cost
-from driftline.sinks.clickhouse.writer import Writer
+from driftline.sinks.clickhouse.writer import TablesAltered, Writer
 from driftline.streams import metrics
 from driftline.streams.health import Health
 from driftline.streams.poison import ArchiveConfig, PoisonWatch
@@ -36,6 +36,7 @@ from driftline.streams.ready import mark_ready
 from driftline.streams.runtime import lost
 from driftline.streams.runtime.config import KafkaConfig
 from driftline.streams.runtime.watch import ConsumerWatch
+from driftline.streams.tables import watch_tables
 
 logger = logging.getLogger(__name__)
 
@@ -359,8 +360,9 @@ async def run_archive(
     config: ArchiveConfig | None = None,
     health: Health | None = None,
 ) -> None:
-    """Archive until `stop` is set. Waits for ClickHouse for as long as it is away; raises ConfigError for a database
-    whose migrations are not ours, and PermanentError when a table takes nothing."""
+    """Archive until `stop` is set. Waits for ClickHouse for as long as it is away, or a table altered; raises
+    ConfigError for a database that is so at the start, or whose migrations are not ours, and PermanentError when a
+    table takes nothing."""
     work = asyncio.create_task(
         _archive(kafka, clickhouse, topics, pricing, config or ArchiveConfig(), health or Health("archive"), stop)
     )
@@ -390,11 +392,15 @@ async def _archive(
     def clickhouse_failed(what: str, error: BaseException) -> None:
         metrics.RETRIES.labels("archive", CLICKHOUSE).inc()
         metrics.erred("archive", error)
+        do = (
+            "undo the change as it says"
+            if isinstance(error, TablesAltered)
+            else ("see that ClickHouse runs and that clickhouse.dsn is right")
+        )
         health.wrong(
             CLICKHOUSE,
             f"could not {what}: {error}",
-            "see that ClickHouse runs and that clickhouse.dsn is right; rows wait in Kafka, nothing is lost, and the "
-            "role goes on by itself",
+            f"{do}; rows wait in Kafka, nothing is lost, and the role goes on by itself",
         )
 
     writer = await Writer.open(clickhouse, clickhouse_failed, config.poison_limit)
@@ -424,7 +430,7 @@ async def _archive(
         consumer.subscribe([topics.events, *result_types(topics)], listener=_MarkReady(health, watch))
         await consumer.start()
         archive = Archive(consumer, producer, writer, topics, clickhouse, pricing, poison, watch, health)
-        await watch.during(archive.run(stop))
+        await watch.during(archive.run(stop), watch_tables(clickhouse, health))
     finally:
         await consumer.stop()
         await producer.stop()

@@ -12,6 +12,7 @@ from driftline.streams.baselines.commands import baseline_group
 from driftline.streams.commands.alerts import alerts_group
 from driftline.streams.commands.apps import apps_command
 from driftline.streams.commands.check_config import check_config_command
+from driftline.streams.commands.migrate import migrate_command
 from driftline.streams.commands.query import query_command
 from driftline.streams.commands.state import state_group
 from driftline.streams.commands.status import status_command
@@ -155,16 +156,6 @@ def topics_apply(ctx: click.Context) -> None:
     console.print(table)
 
 
-@main.command()
-@click.pass_context
-def migrate(ctx: click.Context) -> None:
-    """Bring the ClickHouse tables up to date."""
-    from driftline.sinks.clickhouse.migrate import migrate
-
-    applied = migrate(settings_of(ctx).clickhouse)
-    console.print("\n".join(f"applied {name}" for name in applied) or "up to date")
-
-
 for command in (
     status_command,
     tail_command,
@@ -172,6 +163,7 @@ for command in (
     alerts_group,
     query_command,
     check_config_command,
+    migrate_command,
     reconcile_command,
     dlq_group,
     replay_command,

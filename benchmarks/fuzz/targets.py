@@ -19,7 +19,7 @@ from driftline.schemas.codec import DecodeError, decode, decode_events, embeddin
 from driftline.schemas.events import MICROSECONDS, Tick
 from driftline.schemas.results import Embedding, Progress, result_types
 from driftline.schemas.topics import Topics
-from driftline.sinks.clickhouse.rows import decode_rows
+from driftline.sinks.clickhouse.rows import decode_rows, encode_rows
 from driftline.streams.archive import Batch
 from driftline.streams.embed.config import EmbedConfig
 from driftline.streams.embed.embedder import Embedded
@@ -173,7 +173,7 @@ def archive(raw: bytes) -> None:
         record = ConsumerRecord(topic, 0, offset, 0, 0, None, value, None, 0, len(value), ())
         batch.add(TopicPartition(topic, 0), [record])
     for table, rows in batch.rows.items():
-        codec.encode_lines(rows)
+        encode_rows(rows)
         for position in range(len(rows)):
             batch.refused(table, position, "no")
     for letter in batch.letters:

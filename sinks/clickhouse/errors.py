@@ -34,9 +34,11 @@ DATA_ERRORS = {
     691: "UNKNOWN_ELEMENT_OF_ENUM",
 }
 
+_MISSING = {10, 16, 36, 47, 60}  # a table or a column is not there
+
 # What an operator does about the rest.
 _ADVICE = {
-    60: "run `driftline migrate`, or see `SHOW TABLES`",
+    60: "`driftline migrate --check` says which of ours are missing",
     81: "run `driftline migrate`, which creates it",
     192: "see the user and password in clickhouse.dsn",
     193: "see the user and password in clickhouse.dsn",
@@ -55,6 +57,11 @@ def classify(error: Exception) -> RetryableError | PermanentError:
     if code in _ADVICE:
         message = f"{message}: {_ADVICE[code]}"
     return PermanentError(message) if code in DATA_ERRORS else RetryableError(message)
+
+
+def is_missing(error: Exception) -> bool:
+    """A table or a column that a statement names is not there."""
+    return getattr(error, "code", None) in _MISSING
 
 
 def _own_words(error: Exception) -> str:

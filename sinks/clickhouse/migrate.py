@@ -6,6 +6,7 @@ it only reads.
 
 import logging
 import re
+from collections.abc import Mapping
 from hashlib import sha256
 from importlib import resources
 from itertools import groupby
@@ -14,10 +15,13 @@ from typing import NamedTuple
 
 from clickhouse_connect.driver.binding import format_str
 from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from driftline.schemas.errors import ConfigError
+from driftline.sinks.clickhouse import tables
 from driftline.sinks.clickhouse.client import session
 from driftline.sinks.clickhouse.config import ClickHouseConfig, RetentionConfig
+from driftline.sinks.clickhouse.errors import classify, is_missing
 
 logger = logging.getLogger(__name__)
 
@@ -60,9 +64,23 @@ def shipped() -> list[Migration]:
 def migrate(config: ClickHouseConfig) -> list[str]:
     """Returns the names of the migrations it applied.
 
-    :raises ConfigError: the database's applied migrations are not ours.
+    :raises ConfigError: the database's applied migrations are not ours, or its tables not what these made.
     :raises RetryableError: ClickHouse does not answer, or refuses; in its own words.
     """
+    applied = apply(config)
+    if differing := check(config).differences:
+        raise ConfigError(
+            f"ClickHouse's tables in {config.database} are not what the migrations made: {tables.tell(differing)}"
+        )
+    with session(config) as client:
+        if applied:
+            _describe_views(client)
+        _apply_retention(client, config.retention)
+    return applied
+
+
+def apply(config: ClickHouseConfig) -> list[str]:
+    """Migrations that the database does not have yet, and nothing else; returns their names. Raises as `migrate`."""
     with session(config, "default") as client:
         if client.command("EXISTS DATABASE " + config.database) != 1:
             client.command(f"CREATE DATABASE IF NOT EXISTS {config.database}")
@@ -71,18 +89,64 @@ def migrate(config: ClickHouseConfig) -> list[str]:
             client.command(_JOURNAL)
         todo = pending(shipped(), _journal(client))
         for migration in todo:
-            for statement in migration.statements:
-                client.command(statement)
-            client.insert(
-                "schema_migrations",
-                [[migration.number, migration.name, migration.checksum]],
-                column_names=["number", "name", "checksum"],
-            )
-            logger.info("Applied migration %s to %s.", migration.name, config.database)
-        if todo:
-            _describe_views(client)
-        _apply_retention(client, config.retention)
+            _apply(client, migration, config.database)
     return [migration.name for migration in todo]
+
+
+class Check(NamedTuple):
+    pending: list[str]  # migrations
+    differences: list[tables.Difference]
+
+
+def check(config: ClickHouseConfig) -> Check:
+    """Whether the database is what the migrations make. Changes nothing.
+
+    :raises ConfigError: the database's applied migrations are not ours.
+    :raises RetryableError: ClickHouse does not answer, or has no such database.
+    """
+    with session(config) as client:
+        found = tables.read_tables(client)
+        journal = _journal(client) if "schema_migrations" in found else {}
+        todo = [migration.name for migration in pending(shipped(), journal)]
+        return Check(todo, tables.differences(found, ahead=is_ahead(journal)))
+
+
+def repair(config: ClickHouseConfig) -> list[str]:
+    """Put back tables, columns and views that are missing, empty, and views that differ. Returns its statements.
+
+    :raises RetryableError: ClickHouse does not answer, or refuses; in its own words.
+    """
+    with session(config) as client:
+        statements = list(tables.repairs(tables.read_tables(client)))
+        for statement in statements:
+            client.command(statement)
+        if statements:
+            _describe_views(client)
+    return statements
+
+
+def is_ahead(journal: Mapping[int, object]) -> bool:
+    """Whether a newer version has migrated the database."""
+    return max(journal, default=0) > max(migration.number for migration in shipped())
+
+
+def _apply(client: Client, migration: Migration, database: str) -> None:
+    try:
+        for statement in migration.statements:
+            client.command(statement)
+    except ClickHouseError as error:
+        if not is_missing(error):
+            raise
+        raise ConfigError(
+            f"Migration {migration.name} cannot be applied to {database}, which is not what the ones before it made: "
+            f"{classify(error)}. `{tables.REPAIR}` puts back what is missing"
+        ) from error
+    client.insert(
+        "schema_migrations",
+        [[migration.number, migration.name, migration.checksum]],
+        column_names=["number", "name", "checksum"],
+    )
+    logger.info("Applied migration %s to %s.", migration.name, database)
 
 
 def pending(migrations: list[Migration], applied: dict[int, tuple[str, str]]) -> list[Migration]:
@@ -124,8 +188,8 @@ def _apply_retention(client: Client, retention: RetentionConfig) -> None:
         **dict.fromkeys(("releases", "alerts", "rollbacks", "breakers", "baselines"), retention.decisions_days),
         "dead_letters": retention.dead_letters_days,
     }
-    tables = client.query("SELECT name, engine_full FROM system.tables WHERE database = currentDatabase()").result_rows
-    engines = {str(name): str(engine) for name, engine in tables}
+    rows = client.query("SELECT name, engine_full FROM system.tables WHERE database = currentDatabase()").result_rows
+    engines = {str(name): str(engine) for name, engine in rows}
     for table, n in days.items():
         # As ClickHouse writes it back, so that what is in place already is recognised.
         ttl = f"TTL toDateTime(ingested_at) + toIntervalDay({n})"

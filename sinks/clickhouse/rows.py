@@ -1,17 +1,18 @@
 """Events and results as rows of the tables in `migrations/`. Pure.
 
 An event is decoded straight into its row: the event's own fields, and those that only the table has. A batch of rows
-is then encoded at once, as lines of JSON (`schemas.codec.encode_lines`).
+is then encoded as lines of JSON.
 
 Timestamps become strings of microseconds. ClickHouse reads a string of at least ten digits in a DateTime64(6) column as
 a number of microseconds, in every version; a bare number means microseconds before version 26.7 and seconds after it.
 """
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 import msgspec
 
-from driftline.schemas.codec import EventDecoder
+from driftline.schemas.codec import EventDecoder, encode
 from driftline.schemas.events import BaselineSet, Forwarded, Release, Score, Tick, Trace
 from driftline.schemas.results import (
     Alert,
@@ -76,6 +77,18 @@ def complete_row(row: EventRow, offset: int) -> str:
     return TRACES if type(row) is TraceRow else SCORES if type(row) is ScoreRow else RELEASES
 
 
+def encode_rows(rows: Sequence[Row]) -> bytes:
+    """As lines of JSON, without the tags of events: every field has a column."""
+    lines = []
+    for row in rows:
+        begins = _TAGS.get(type(row), 0)
+        lines += (b"{", encode(row)[begins:], b"\n") if begins else (encode(row), b"\n")
+    return b"".join(lines)
+
+
+_TAGS = {row: len(f'{{"type":"{row.__struct_config__.tag}",') for row in get_args(EventRow)}  # msgspec writes it first
+
+
 def settle_cost(row: TraceRow, price: float | None) -> None:
     """`price` is ours, in US dollars, for a trace that does not report its cost."""
     if row.cost_usd is not None:
@@ -91,6 +104,7 @@ def result_row(result: Result | DeadLetter, offset: int) -> tuple[str, Row]:
     """The table, and the row. `offset` is the version of a dead letter; the others have their own `revision`."""
     table, times = _RESULTS[type(result)]
     row: dict[str, Any] = {"revision": offset, **msgspec.to_builtins(result)}
+    row.pop("type", None)  # its tag
     for name in times:
         if row[name] is not None:
             row[name] = str(row[name])

@@ -11,19 +11,18 @@ from clickhouse_connect.driver.asyncclient import AsyncClient
 from clickhouse_connect.driver.exceptions import ClickHouseError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
-from driftline.schemas.codec import encode_lines
-from driftline.schemas.errors import PermanentError, RetryableError
+from driftline.schemas.errors import DriftlineError, PermanentError, RetryableError
 from driftline.sinks.clickhouse.client import connect_async
 from driftline.sinks.clickhouse.config import ClickHouseConfig
-from driftline.sinks.clickhouse.errors import classify
-from driftline.sinks.clickhouse.migrate import migrate
-from driftline.sinks.clickhouse.rows import Row
+from driftline.sinks.clickhouse.errors import classify, is_missing
+from driftline.sinks.clickhouse.migrate import check, migrate
+from driftline.sinks.clickhouse.rows import Row, encode_rows
+from driftline.sinks.clickhouse.tables import tell
 
 logger = logging.getLogger(__name__)
 
 _SETTINGS = {
-    # A newer Driftline may know fields that this database has no column for yet.
-    "input_format_skip_unknown_fields": 1,
+    "input_format_skip_unknown_fields": 0,  # a row whose field has no column is not stored
     # One batch may hold events of many months, of a replay or of a producer with a wrong clock: it must not be refused.
     "max_partitions_per_insert_block": 0,
     # A batch is one block, and so one part per partition: all of it is there or nothing.
@@ -45,6 +44,10 @@ _ROWS_PER_CHUNK = 256  # about as much as a socket takes at once
 
 OnFailure: TypeAlias = Callable[[str, BaseException], None]
 """(what failed, why), before it is tried again"""
+
+
+class TablesAltered(RetryableError):
+    """A table is not what the migrations made it; the message says in what, and the way back."""
 
 
 class Refused(NamedTuple):
@@ -92,12 +95,13 @@ class Writer:
         """Returns when every row is in the table or refused; waits for as long as ClickHouse is not able to.
 
         What is refused is halved until single rows are left. Large pieces go first, so that rows which can be taken are
-        found before many that can't.
+        found before many that can't. A row is refused when it was so twice, and the table as the migrations made it in
+        between: while somebody has altered that, every row waits.
 
         :raises PermanentError: the table takes nothing at all.
         """
         refused: list[Refused] = []
-        taken = False
+        taken, tried = False, False
         pieces = deque([(0, len(rows))] if rows else [])
         while pieces:
             start, end = pieces.popleft()
@@ -108,11 +112,14 @@ class Writer:
             except PermanentError as error:
                 if not taken:
                     self._count_refusal(table, error)
-                if end - start == 1:
+                if len(rows) == 1 and not tried:
+                    pieces.append((start, end))
+                elif end - start == 1:
                     refused.append(Refused(start, str(error)))
                 else:
                     middle = (start + end) // 2
                     pieces += [(start, middle), (middle, end)]
+                tried = True
         return sorted(refused)
 
     def _count_refusal(self, table: str, error: PermanentError) -> None:
@@ -139,13 +146,25 @@ class Writer:
                         compression=compression,
                     )
                 except ClickHouseError as error:
-                    raise classify(error) from error
+                    raise await self._known(table, error) from error
+
+    async def _known(self, table: str, error: ClickHouseError) -> DriftlineError:
+        """A row is at fault only where its table is as the migrations made it."""
+        known = classify(error)
+        if not isinstance(known, PermanentError) and not is_missing(error):
+            return known
+        try:
+            found = await asyncio.to_thread(check, self._config)
+        except RetryableError:  # nobody can tell now
+            return RetryableError(str(known))
+        altered = [difference for difference in found.differences if difference.table == table]
+        return TablesAltered(tell(altered)) if altered else known
 
 
 async def _body(rows: Sequence[Row], compress: Callable[[bytes], bytes]) -> AsyncIterator[bytes]:
     """Streamed: half the CPU time of one large body, and no copy of it."""
     for start in range(0, len(rows), _ROWS_PER_CHUNK):
-        yield compress(encode_lines(rows[start : start + _ROWS_PER_CHUNK]))
+        yield compress(encode_rows(rows[start : start + _ROWS_PER_CHUNK]))
 
 
 def _retrying(config: ClickHouseConfig, what: str, on_failure: OnFailure | None) -> AsyncRetrying:

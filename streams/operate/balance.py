@@ -7,11 +7,12 @@ record, and with the windows when a tick that the monitor has absorbed came afte
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Self
 
 import msgspec
 
 from driftline.schemas.events import MICROSECONDS
+from driftline.sinks.clickhouse import tables
 from driftline.streams.operate.tally import Group, Place, Tally
 
 
@@ -93,10 +94,15 @@ class Balance(msgspec.Struct, frozen=True):
     in_flight: list[InFlight]
     lost: list[Lost] = []
     incomplete: int = 0  # events in no window, since the monitor began anew in the middle of it
+    altered: list[tables.Difference] = []  # of ClickHouse's tables: where there are any, nothing was compared
+
+    @classmethod
+    def of_altered(cls, altered: Sequence[tables.Difference]) -> Self:
+        return cls(*[0] * 10, differences=[], in_flight=[], altered=list(altered))
 
     @property
     def equal(self) -> bool:
-        return not self.differences and not self.lost
+        return not self.differences and not self.lost and not self.altered
 
 
 def compare(

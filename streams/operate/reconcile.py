@@ -8,9 +8,13 @@ from typing import Literal, TypeAlias
 from aiokafka import TopicPartition
 
 from driftline.schemas.codec import decode_events
+from driftline.schemas.errors import ConfigError
 from driftline.schemas.events import MICROSECONDS
 from driftline.schemas.homes import home_among
 from driftline.schemas.results import result_types
+from driftline.sinks.clickhouse.config import ClickHouseConfig
+from driftline.sinks.clickhouse.migrate import check
+from driftline.sinks.clickhouse.tables import Difference as Altered
 from driftline.streams.operate.balance import Balance, Reach, Stored, compare
 from driftline.streams.operate.log import Log
 from driftline.streams.operate.progress import Absorbed, Roles
@@ -29,9 +33,12 @@ MONITOR = "monitor"
 async def reconcile(settings: Settings, selection: Selection, *, wait_s: float, tell: Tell) -> Balance:
     """Compare what the events topic holds with what ClickHouse has.
 
+    :raises ConfigError: ClickHouse's tables are not up to date.
     :raises RetryableError: Kafka or ClickHouse does not answer.
     """
     events = settings.topics.events
+    if altered := await asyncio.to_thread(_altered, settings.clickhouse):
+        return Balance.of_altered(altered)
     async with Log(settings.kafka) as log:
         partitions = await log.partitions(events)
         ahead = settings.monitor.windows.ahead_s * MICROSECONDS  # an event's time is not further ahead of its record's
@@ -67,6 +74,15 @@ async def reconcile(settings: Settings, selection: Selection, *, wait_s: float, 
     tell("comparing", 0, 1)
     grace = settings.monitor.windows.grace_s
     return await asyncio.to_thread(compare, tally, stored, reaches, grace, home_among(settings.kafka.partitions))
+
+
+def _altered(config: ClickHouseConfig) -> list[Altered]:
+    found = check(config)
+    if found.pending and found.differences:
+        raise ConfigError(
+            f"ClickHouse's database {config.database} lacks {', '.join(found.pending)}: run `driftline migrate` first"
+        )
+    return found.differences
 
 
 def _ask(settings: Settings, tally: Tally, selection: Selection, born: Mapping[int, int]) -> Stored:

@@ -9,13 +9,14 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from driftline.schemas.text import for_terminal
+from driftline.schemas.text import for_log, for_terminal
 from driftline.streams.operate.balance import Balance, Difference
 from driftline.streams.operate.comparison import SHAPES, Comparison
 from driftline.streams.operate.letters import SHOWN, Letter, Outcome, pretty
 from driftline.streams.operate.times import show_time
 
 MOST = 50  # lines of a table
+ALTERED = 2_000  # characters of what somebody altered, with the way back
 
 STAGES = {
     "reading": "Reading the events topic (records)",
@@ -30,6 +31,11 @@ def balance(found: Balance) -> RenderableType:
 
 
 def _balance(found: Balance) -> Iterator[RenderableType]:
+    for altered in found.altered:
+        yield Text.assemble(("Altered: ", "bold red"), for_log(altered, ALTERED))
+    if found.altered:
+        yield "[bold red]Different:[/] ClickHouse's tables are not what the migrations made; nothing else was compared"
+        return
     if found.differences:
         yield _differences(found.differences)
         more = len(found.differences) - MOST

@@ -87,12 +87,10 @@ class ConsumerWatch:
         for tp, timestamp in newest_ms.items():
             self._lag.taken(tp, timestamp)
 
-    async def during(self, work: Coroutine[None, None, None]) -> None:
-        """Do the work, watched. Raises what it raises, and what `watch` does."""
-        tasks = [
-            asyncio.create_task(work),
-            asyncio.create_task(watch(self, self._lag, self._health, self._kafka)),
-        ]
+    async def during(self, work: Coroutine[None, None, None], *beside: Coroutine[None, None, None]) -> None:
+        """Do the work, watched, with what goes on `beside` it. Raises what any of them raises."""
+        looking = watch(self, self._lag, self._health, self._kafka)
+        tasks = [asyncio.create_task(each) for each in (work, looking, *beside)]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:

@@ -21,7 +21,7 @@ from driftline.schemas.results import Baseline, DeadLetter
 from driftline.schemas.topics import LARGE, Topics
 from driftline.sinks.clickhouse.config import ClickHouseConfig
 from driftline.sinks.clickhouse.embedded import EmbeddedServer
-from driftline.sinks.clickhouse.migrate import migrate
+from driftline.sinks.clickhouse.migrate import migrate, repair
 from driftline.sinks.clickhouse.query import read_rows
 from driftline.streams.archive import Batch, Pricing, dead_letter, run_archive
 from driftline.streams.health import Health
@@ -181,6 +181,35 @@ async def test_rows_that_clickhouse_refuses_are_dead_lettered(kafka: Kafka, clic
     (letter,) = [letter for letter in letters if letter.index == 2]
     assert (letter.offset, letter.raw) == (sent.offset, events[1])
     assert "VIOLATED_CONSTRAINT" in letter.reason
+
+
+async def test_a_column_that_somebody_drops_is_told_and_nothing_is_lost(
+    kafka: Kafka, clickhouse: ClickHouseConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("driftline.streams.tables.LOOK_S", 0.1)
+    health = Health("archive")
+
+    async def unhealthy(told: str) -> bool:
+        return any(told in problem.what for problem in health.problems)
+
+    async with archiving(kafka, clickhouse, health=health):
+        await kafka.send_events([trace(0, user_id="who")])
+        await holds(clickhouse, "traces", 1)
+        await asyncio.to_thread(execute, clickhouse, "ALTER TABLE traces_raw DROP COLUMN user_id")
+        await eventually(
+            lambda: unhealthy("not what the migrations made: traces_raw lacks the column user_id"), "a look"
+        )
+        await kafka.send_events([trace(n, user_id="who") for n in range(1, 50)])
+        await eventually(lambda: unhealthy("could not insert 49 rows into traces_raw: traces_raw lacks"), "an insert")
+        assert await count(clickhouse, "traces_raw") == 1
+        await asyncio.to_thread(repair, clickhouse)
+        await holds(clickhouse, "traces WHERE user_id = 'who'", 49)
+        await eventually(lambda: healthy(health), "health")
+    assert await kafka.read(kafka.topics.dlq) == []
+
+
+async def healthy(health: Health) -> bool:
+    return not health.problems
 
 
 async def test_a_clickhouse_outage_loses_nothing_and_keeps_the_partitions(

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import driftline.schemas
-from driftline.schemas.codec import decode_events, encode, encode_lines
+from driftline.schemas.codec import decode_events, encode
 from driftline.schemas.events import CONTROLS, EARLIEST_TS, LATEST_TS, Release, Score, Trace
 from driftline.schemas.results import RESULT_TYPES, DeadLetter, Progress, Quantiles, Result
 from driftline.sinks.clickhouse.client import connect
@@ -22,20 +22,21 @@ from driftline.sinks.clickhouse.rows import (
     TraceRow,
     complete_row,
     decode_rows,
+    encode_rows,
     result_row,
     settle_cost,
 )
 from tests.sinks.clickhouse.samples import FULL, SPARSE
 
 EXAMPLES = sorted((Path(driftline.schemas.__path__[0]) / "examples").glob("*.json"))
-SKIP_UNKNOWN = {"input_format_skip_unknown_fields": 1}
+STRICT = {"input_format_skip_unknown_fields": 0}
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def read_back(config: ClickHouseConfig, table: str, row: Row) -> dict[str, Any]:
     """The only row of the view, in plain types."""
     with connect(config) as client:
-        client.raw_insert(table, insert_block=encode_lines([row]), fmt="JSONEachRow", settings=SKIP_UNKNOWN)
+        client.raw_insert(table, insert_block=encode_rows([row]), fmt="JSONEachRow", settings=STRICT)
         result = client.query(f"SELECT * FROM {table.removesuffix('_raw')}", column_tzs={})
         (found,) = result.result_rows
         client.command(f"TRUNCATE TABLE {table}")
@@ -84,7 +85,7 @@ def test_results(tables: ClickHouseConfig, result: Result | DeadLetter) -> None:
         expected["raw"], expected["key"] = row["raw"], row["key"]
         with connect(tables) as client:  # the driver takes strings for text: compare the bytes in ClickHouse
             table, again = result_row(result, 41)
-            client.raw_insert(table, insert_block=encode_lines([again]), fmt="JSONEachRow", settings=SKIP_UNKNOWN)
+            client.raw_insert(table, insert_block=encode_rows([again]), fmt="JSONEachRow", settings=STRICT)
             hexed = client.query("SELECT hex(raw), hex(key) FROM dead_letters").result_rows[0]
             client.command(f"TRUNCATE TABLE {table}")
         assert hexed == (result.raw.hex().upper(), None if result.key is None else result.key.hex().upper())
@@ -125,11 +126,13 @@ def test_cost(
 
 @given(app=st.text(min_size=1, max_size=200), ts=st.integers(EARLIEST_TS, LATEST_TS), text=st.text(), key=st.text())
 def test_rows_are_the_event_with_a_version_and_a_time_as_text(app: str, ts: int, text: str, key: str) -> None:
-    trace = Trace(app=app, ts=ts, trace_id=',"ts":1', input_text=text, attributes={key: ts, "ts": text})
-    line = encode_lines([row_of(trace)[1]])
+    tricky = {key: ts, "ts": text, "type": '\n{"type":"trace",'}
+    trace = Trace(app=app, ts=ts, trace_id=',"ts":1', input_text=text, attributes=tricky)
+    line = encode_rows([row_of(trace)[1]])
     assert line.endswith(b"\n")
     assert b"\n" not in line[:-1]
     row = json.loads(line)
+    assert "type" not in row
     assert (row.pop("ts"), row.pop("revision"), row.pop("cost_status")) == (str(ts), 41, "unpriced")
     assert msgspec.convert({**row, "ts": ts}, Trace) == trace
 

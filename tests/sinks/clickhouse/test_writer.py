@@ -83,8 +83,59 @@ async def test_a_table_that_takes_nothing_stops_the_insert(tables: ClickHouseCon
         await writer.close()
 
 
-async def test_unknown_fields_of_a_newer_version_are_left_out(tables: ClickHouseConfig, writer: Writer) -> None:
-    assert await writer.insert(TRACES, [{"app": "a", "ts": str(TS), "trace_id": "t", "added_later": 1}]) == []
+async def test_a_field_without_a_column_is_no_row(tables: ClickHouseConfig, writer: Writer) -> None:
+    rows = [row(0), {"app": "a", "ts": str(TS), "trace_id": "t", "no_column": 1}]
+    [refused] = await writer.insert(TRACES, rows)
+    assert (refused.position, "no_column" in refused.reason) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("harm", "undo", "told"),
+    [
+        ("ALTER TABLE traces_raw DROP COLUMN user_id", "ALTER TABLE traces_raw ADD COLUMN user_id String", "user_id"),
+        (
+            "ALTER TABLE traces_raw RENAME COLUMN user_id TO u",
+            "ALTER TABLE traces_raw RENAME COLUMN u TO user_id",
+            "RENAME COLUMN u TO user_id",
+        ),
+        (
+            "ALTER TABLE traces_raw MODIFY COLUMN user_id UInt64",
+            "ALTER TABLE traces_raw MODIFY COLUMN user_id String",
+            "traces_raw.user_id is UInt64, not String",
+        ),
+        ("RENAME TABLE traces_raw TO away", "RENAME TABLE away TO traces_raw", "the table traces_raw is missing"),
+    ],
+)
+@pytest.mark.parametrize("rows", [1, 3])
+async def test_rows_wait_while_somebody_has_altered_their_table(
+    clickhouse: ClickHouseConfig, harm: str, undo: str, told: str, rows: int
+) -> None:
+    failures: list[str] = []
+    often = asyncio.Event()
+
+    def failed(what: str, error: BaseException) -> None:
+        failures.append(f"{type(error).__name__}: {error}")
+        if len(failures) == 3:
+            often.set()
+
+    writer = await Writer.open(clickhouse, failed)
+    with connect(clickhouse) as client:
+        client.command(harm)
+        insert = asyncio.create_task(writer.insert(TRACES, [row(n, user_id="who") for n in range(rows)]))
+        await often.wait()
+        assert not insert.done()
+        client.command(undo)
+    assert await insert == []
+    await writer.close()
+    assert all(failure.startswith("TablesAltered") and told in failure for failure in failures)
+    assert query(clickhouse, "SELECT count(), any(user_id) FROM traces") == [(rows, "who")]
+
+
+async def test_an_altered_table_stops_the_start(clickhouse: ClickHouseConfig) -> None:
+    with connect(clickhouse) as client:
+        client.command("ALTER TABLE traces_raw DROP COLUMN user_id")
+    with pytest.raises(ConfigError, match="traces_raw lacks the column user_id: `driftline migrate --repair`"):
+        await Writer.open(clickhouse)
 
 
 async def test_events_of_many_months_fit_one_batch(tables: ClickHouseConfig, writer: Writer) -> None:

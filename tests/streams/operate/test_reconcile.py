@@ -1,8 +1,12 @@
 """Whether `reconcile` sees what is lost, on the embedded Kafka and ClickHouse with the real archive."""
 
 import asyncio
+import io
+
+from rich.console import Console
 
 from driftline.schemas.events import Release
+from driftline.streams.operate import views
 from driftline.streams.operate.balance import Balance, Difference
 from driftline.streams.operate.reconcile import reconcile
 from driftline.streams.operate.tally import Selection
@@ -110,3 +114,33 @@ async def test_rows_of_an_earlier_log_are_not_compared(pipeline: Pipeline) -> No
     found = await reconciled(pipeline, wait_s=10)
     assert found.equal
     assert (found.uncovered, found.distinct) == (1, 1)
+
+
+async def test_what_somebody_altered_is_named_and_not_equal(pipeline: Pipeline) -> None:
+    await pipeline.send([trace(1, 1)])
+    await pipeline.stored("traces", 1)
+    for harm, undo in (
+        ("ALTER TABLE traces_raw DROP COLUMN user_id", "ALTER TABLE traces_raw ADD COLUMN user_id String"),
+        ("RENAME TABLE scores TO away", "RENAME TABLE away TO scores"),
+    ):
+        await asyncio.to_thread(pipeline.command, harm)
+        found = await reconciled(pipeline, wait_s=0)
+        assert not found.equal
+        [altered] = found.altered
+        assert altered.table in harm
+        assert "`driftline migrate --repair`" in altered.do
+        console = Console(width=200, record=True, file=io.StringIO())
+        console.print(views.balance(found))
+        assert altered.what in console.export_text()
+        await asyncio.to_thread(pipeline.command, undo)
+    assert (await reconciled(pipeline, wait_s=10)).distinct == 1
+
+
+async def test_a_table_emptied_is_different(pipeline: Pipeline) -> None:
+    await pipeline.tick(0)
+    await pipeline.send([trace(n, n) for n in range(4)])
+    await pipeline.tick(90)
+    await pipeline.monitor()
+    assert (await reconciled(pipeline)).distinct == 4
+    await asyncio.to_thread(pipeline.command, "TRUNCATE TABLE traces_raw")
+    assert (await reconciled(pipeline)).differences == [Difference("trace", "bot", START, None, 4, 0, 4)]

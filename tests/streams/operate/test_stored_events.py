@@ -6,11 +6,11 @@ import msgspec
 import pytest
 
 from driftline.detectors.config import DetectorsConfig
-from driftline.schemas.codec import encode_events, encode_lines
+from driftline.schemas.codec import encode_events
 from driftline.schemas.events import CONTROLS, MICROSECONDS, Event, Release, Score, Tick, Trace
 from driftline.sinks.clickhouse.client import connect
 from driftline.sinks.clickhouse.config import ClickHouseConfig
-from driftline.sinks.clickhouse.rows import TraceRow, complete_row, decode_rows, settle_cost
+from driftline.sinks.clickhouse.rows import TraceRow, complete_row, decode_rows, encode_rows, settle_cost
 from driftline.streams.monitor.config import MonitorConfig
 from driftline.streams.monitor.fold import MonitorFold
 from driftline.streams.operate.folds import TEXTS, stored_events
@@ -122,7 +122,7 @@ async def test_every_field_but_texts_comes_back(tables: ClickHouseConfig) -> Non
             assert not isinstance(row, CONTROLS)
             if isinstance(row, TraceRow):
                 settle_cost(row, 0.25)
-            client.raw_insert(complete_row(row, offset), insert_block=encode_lines([row]), fmt="JSONEachRow")
+            client.raw_insert(complete_row(row, offset), insert_block=encode_rows([row]), fmt="JSONEachRow")
     found = [event async for piece in stored_events(tables, None, SINCE, UNTIL, UNTIL) for event in piece.events]
     sent = [without_texts(event) for event in EVENTS]
     assert sorted(found, key=repr) == sorted(sent, key=repr)

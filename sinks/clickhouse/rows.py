@@ -79,7 +79,7 @@ def complete_row(row: EventRow, offset: int) -> str:
 
 def encode_rows(rows: Sequence[Row]) -> bytes:
     """As lines of JSON, without the tags of events: every field has a column."""
-    lines = []
+    lines: list[bytes] = []
     for row in rows:
         begins = _TAGS.get(type(row), 0)
         lines += (b"{", encode(row)[begins:], b"\n") if begins else (encode(row), b"\n")

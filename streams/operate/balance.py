@@ -7,7 +7,7 @@ record, and with the windows when a tick that the monitor has absorbed came afte
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from typing import Literal, Self
+from typing import Literal
 
 import msgspec
 
@@ -80,25 +80,21 @@ class Lost(msgspec.Struct, frozen=True):
 
 
 class Balance(msgspec.Struct, frozen=True):
-    events: int  # read, copies included
-    distinct: int  # of them in groups compared with the tables
-    groups: int  # compared with the tables
-    in_windows: int  # events in groups compared with the windows
-    windows: int  # groups compared with the windows
-    dead_letters: int  # compared
-    moved: int
-    repeats_left_out: int  # repeats so late that the monitor left them out as if they were new
-    aside: int  # events in no window, since the monitor put their record aside
-    uncovered: int  # groups that the topic no longer has in full
-    differences: list[Difference]
-    in_flight: list[InFlight]
+    events: int = 0  # read, copies included
+    distinct: int = 0  # of them in groups compared with the tables
+    groups: int = 0  # compared with the tables
+    in_windows: int = 0  # events in groups compared with the windows
+    windows: int = 0  # groups compared with the windows
+    dead_letters: int = 0  # compared
+    moved: int = 0
+    repeats_left_out: int = 0  # repeats so late that the monitor left them out as if they were new
+    aside: int = 0  # events in no window, since the monitor put their record aside
+    uncovered: int = 0  # groups that the topic no longer has in full
+    differences: list[Difference] = []
+    in_flight: list[InFlight] = []
     lost: list[Lost] = []
     incomplete: int = 0  # events in no window, since the monitor began anew in the middle of it
     altered: list[tables.Difference] = []  # of ClickHouse's tables: where there are any, nothing was compared
-
-    @classmethod
-    def of_altered(cls, altered: Sequence[tables.Difference]) -> Self:
-        return cls(*[0] * 10, differences=[], in_flight=[], altered=list(altered))
 
     @property
     def equal(self) -> bool:

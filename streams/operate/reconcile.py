@@ -38,7 +38,7 @@ async def reconcile(settings: Settings, selection: Selection, *, wait_s: float, 
     """
     events = settings.topics.events
     if altered := await asyncio.to_thread(_altered, settings.clickhouse):
-        return Balance.of_altered(altered)
+        return Balance(altered=altered)
     async with Log(settings.kafka) as log:
         partitions = await log.partitions(events)
         ahead = settings.monitor.windows.ahead_s * MICROSECONDS  # an event's time is not further ahead of its record's

@@ -126,7 +126,7 @@ def test_cost(
 
 @given(app=st.text(min_size=1, max_size=200), ts=st.integers(EARLIEST_TS, LATEST_TS), text=st.text(), key=st.text())
 def test_rows_are_the_event_with_a_version_and_a_time_as_text(app: str, ts: int, text: str, key: str) -> None:
-    tricky = {key: ts, "ts": text, "type": '\n{"type":"trace",'}
+    tricky: dict[str, Any] = {key: ts, "ts": text, "type": '\n{"type":"trace",'}
     trace = Trace(app=app, ts=ts, trace_id=',"ts":1', input_text=text, attributes=tricky)
     line = encode_rows([row_of(trace)[1]])
     assert line.endswith(b"\n")

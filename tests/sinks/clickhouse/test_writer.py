@@ -10,7 +10,7 @@ from driftline.schemas.errors import ConfigError, PermanentError
 from driftline.sinks.clickhouse.client import connect
 from driftline.sinks.clickhouse.config import ClickHouseConfig
 from driftline.sinks.clickhouse.migrate import migrate
-from driftline.sinks.clickhouse.rows import TRACES, TraceRow, complete_row
+from driftline.sinks.clickhouse.rows import TRACES, Row, TraceRow, complete_row
 from driftline.sinks.clickhouse.writer import Writer
 
 TS = 1_790_000_000_000_000
@@ -84,7 +84,7 @@ async def test_a_table_that_takes_nothing_stops_the_insert(tables: ClickHouseCon
 
 
 async def test_a_field_without_a_column_is_no_row(tables: ClickHouseConfig, writer: Writer) -> None:
-    rows = [row(0), {"app": "a", "ts": str(TS), "trace_id": "t", "no_column": 1}]
+    rows: list[Row] = [row(0), {"app": "a", "ts": str(TS), "trace_id": "t", "no_column": 1}]
     [refused] = await writer.insert(TRACES, rows)
     assert (refused.position, "no_column" in refused.reason) == (1, True)
 

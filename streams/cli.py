@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 import msgspec
+from rich.markup import escape
 from rich.table import Table
 
 from driftline.schemas.text import for_terminal
@@ -72,10 +73,12 @@ def up(ctx: click.Context) -> None:
 
     async def wait() -> None:
         starting.stop()
-        dsn = stack.clickhouse.dsn.get_secret_value()
-        console.print(
-            f"[bold green]Driftline is up.[/] Kafka [bold]{stack.kafka.brokers}[/], ClickHouse [bold]{dsn}[/]"
-        )
+        where = f"Kafka [bold]{stack.kafka.brokers}[/], ClickHouse [bold]{stack.clickhouse_url}[/]"
+        console.print(f"[bold green]Driftline is up.[/] {where}")
+        if stack.password_file is not None:
+            console.print(
+                f"ClickHouse's user is default, its password is in [bold]{escape(str(stack.password_file))}[/]."
+            )
         console.print(f"Health and metrics: {', '.join(f'{role} {url}' for role, url in stack.addresses.items())}")
         console.print(f"Logs are in [bold]{settings.stack.state_dir}[/]. Ctrl-C stops everything.")
         await asyncio.Event().wait()

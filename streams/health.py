@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 from prometheus_client import REGISTRY
 from prometheus_client.exposition import choose_encoder
 from pydantic import Field
@@ -24,6 +25,7 @@ from pydantic import Field
 from driftline.schemas.clock import Clock, SystemClock, utc
 from driftline.schemas.config import Config
 from driftline.schemas.errors import ConfigError
+from driftline.schemas.hosts import is_loopback, names_loopback
 from driftline.streams import metrics
 from driftline.streams.ready import mark_address
 
@@ -114,7 +116,8 @@ async def serve(health: Health, config: HealthConfig) -> AsyncIterator[str]:
 
     :raises ConfigError: the address cannot be had.
     """
-    app = web.Application()
+    # A page that makes a browser ask by a name of its own, which points here, would read the answer.
+    app = web.Application(middlewares=[_only_by_own_names] if is_loopback(config.host) else [])
     app.add_routes([web.get("/healthz", _healthz), web.get("/readyz", _readyz), web.get("/metrics", _metrics)])
     app[_HEALTH] = health
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=CLOSE_S)
@@ -137,6 +140,13 @@ async def serve(health: Health, config: HealthConfig) -> AsyncIterator[str]:
             yield url
     finally:
         await runner.cleanup()
+
+
+@web.middleware
+async def _only_by_own_names(request: web.Request, handler: Handler) -> web.StreamResponse:
+    if names_loopback(request.headers.getall("Host", [])):
+        return await handler(request)
+    return web.Response(status=403, text="Refused: asked by another name than localhost; see health.host\n")
 
 
 _HEALTH: web.AppKey[Health] = web.AppKey("health", Health)

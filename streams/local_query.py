@@ -10,6 +10,7 @@ from driftline.schemas.errors import ConfigError
 from driftline.sinks.clickhouse.client import is_reachable
 from driftline.sinks.clickhouse.config import ClickHouseConfig
 from driftline.sinks.clickhouse.embedded import EmbeddedServer
+from driftline.streams.redact import remember
 from driftline.streams.running import find
 
 
@@ -21,7 +22,9 @@ def reachable_clickhouse(config: ClickHouseConfig, folder: Path) -> Iterator[Cli
         return
     if not (folder / "clickhouse").is_dir():
         where = config.dsn.get_secret_value().rpartition("@")[2]
-        raise ConfigError(f"no ClickHouse answers at {where} (clickhouse.dsn), and there is no local data in {folder}")
+        raise ConfigError(
+            f"no ClickHouse answers us at {where} (clickhouse.dsn), and there is no local data in {folder}"
+        )
     with local_clickhouse(config, folder) as local:
         yield local
 
@@ -32,9 +35,15 @@ def local_clickhouse(config: ClickHouseConfig, folder: Path) -> Iterator[ClickHo
     none."""
     running = find(folder)
     if running is not None:
-        yield config.model_copy(update={"dsn": SecretStr(running.clickhouse)})
+        yield _at(config, running.clickhouse)
         return
     if not (folder / "clickhouse").is_dir():
         raise ConfigError(f"there is no data in {folder}")
     with EmbeddedServer(folder / "clickhouse", port=0) as server:
-        yield config.model_copy(update={"dsn": SecretStr(server.dsn)})
+        yield _at(config, server.dsn)
+
+
+def _at(config: ClickHouseConfig, dsn: str) -> ClickHouseConfig:
+    found = config.model_copy(update={"dsn": SecretStr(dsn)})
+    remember(found)
+    return found

@@ -14,10 +14,11 @@ from driftline.sinks.clickhouse.config import ClickHouseConfig
 from driftline.sinks.clickhouse.embedded import EmbeddedServer
 from driftline.sinks.clickhouse.migrate import migrate
 from driftline.streams.embedded_kafka import EmbeddedKafka
+from driftline.streams.redact import remember
 from driftline.streams.running import KEY, RunningStack, control_key, publish, withdraw
 from driftline.streams.runtime.admin import apply_topics
 from driftline.streams.runtime.config import IDLE_FETCH_MS, KafkaConfig
-from driftline.streams.settings import PREFIX, Settings
+from driftline.streams.settings import PREFIX, Settings, StackConfig
 from driftline.streams.supervisor import OnProgress, RoleSpec, ServiceSpec, Stack
 
 PARTITIONS = 1  # unless the settings say otherwise: each costs ticks and state, and there is one worker of each role
@@ -45,7 +46,9 @@ class LocalStack:
         self._config_file = config_file
         self._env = dict(env or {})
         self._broker = None if brokers else EmbeddedKafka(settings.stack.kafka_port or _free_port())
-        self._server = EmbeddedServer(folder / "clickhouse", settings.stack.clickhouse_port)
+        self._server = EmbeddedServer(
+            folder / "clickhouse", settings.stack.clickhouse_port, password=_password(settings.stack)
+        )
         partitions = settings.kafka.partitions if "partitions" in settings.kafka.model_fields_set else PARTITIONS
         self._own_key = self._broker is not None and settings.kafka.has_no_key
         self.kafka: KafkaConfig = (
@@ -78,6 +81,16 @@ class LocalStack:
         return self.kafka.topics
 
     @property
+    def clickhouse_url(self) -> str:
+        """For people: without the password."""
+        return self._server.url
+
+    @property
+    def password_file(self) -> Path | None:
+        """Where ClickHouse's password stands; None where it is of the settings, or there is none."""
+        return self._server.password_file
+
+    @property
     def clickhouse(self) -> ClickHouseConfig:
         return self._settings.clickhouse.model_copy(update={"dsn": SecretStr(self._server.dsn)})
 
@@ -87,6 +100,7 @@ class LocalStack:
         return self._broker.pid if self._broker else None, self._server.pid
 
     async def _prepare(self) -> None:
+        remember(self.clickhouse)
         if self._own_key:
             control_key(self._settings.stack.state_dir)
         await apply_topics(self.kafka, self.topics)
@@ -126,6 +140,13 @@ class LocalStack:
                 **self._env,
             },
         )
+
+
+def _password(stack: StackConfig) -> str | None:
+    """As the embedded server takes it."""
+    if stack.clickhouse_open:
+        return ""
+    return None if stack.clickhouse_password is None else stack.clickhouse_password.get_secret_value()
 
 
 def _environment(kafka: KafkaConfig) -> dict[str, str]:

@@ -10,6 +10,7 @@ import msgspec
 from pydantic import SecretStr
 
 from driftline.schemas.errors import ConfigError
+from driftline.streams.redact import remember
 from driftline.streams.settings import Settings
 
 FILE = "stack.json"
@@ -80,7 +81,9 @@ def with_running_stack(settings: Settings, folder: Path | None = None) -> Settin
         changes["kafka"] = kafka.model_copy(update=theirs)
     if "dsn" not in settings.clickhouse.model_fields_set:
         changes["clickhouse"] = settings.clickhouse.model_copy(update={"dsn": SecretStr(stack.clickhouse)})
-    return settings.model_copy(update=changes)
+    found = settings.model_copy(update=changes)
+    remember(found)
+    return found
 
 
 def _is_locked(lock: Path) -> bool:

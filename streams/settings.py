@@ -10,9 +10,9 @@ import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -37,6 +37,7 @@ from driftline.streams.redact import remember
 from driftline.streams.runtime.config import KafkaConfig
 
 PREFIX = "DRIFTLINE_"
+PASSWORD = re.compile(r"[!-~]{8,200}")
 
 
 class StackConfig(Config):
@@ -45,6 +46,23 @@ class StackConfig(Config):
     state_dir: Path = Path(".driftline")
     kafka_port: int = Field(9092, ge=0, le=65535)  # Kafka's own; 0: any free port
     clickhouse_port: int = Field(8123, ge=0, le=65535)  # ClickHouse's own HTTP port; 0: any free port
+    # Of user default. Without it a random one, kept in STATE_DIR/clickhouse/password.
+    clickhouse_password: SecretStr | None = None
+    clickhouse_open: bool = False  # no password: whatever runs on this machine reads and writes
+
+    @field_validator("clickhouse_password")
+    @classmethod
+    def _can_be_sent(cls, password: SecretStr | None) -> SecretStr | None:
+        """As a header, in a URL and through an environment; told without the value."""
+        if password is not None and not PASSWORD.fullmatch(password.get_secret_value()):
+            raise ValueError("expected 8 to 200 printable ASCII characters without spaces")
+        return password
+
+    @model_validator(mode="after")
+    def _is_open_or_closed(self) -> Self:
+        if self.clickhouse_open and self.clickhouse_password is not None:
+            raise ValueError("clickhouse_open and clickhouse_password contradict each other: leave one out")
+        return self
 
 
 class TickConfig(Config):

@@ -4,10 +4,11 @@ inserts the same events into the same tables. No dedup, no dead letters, no wind
 It is as fast as we could make it: the largest batches, ClickHouse's own JSON parser, events passed on as the bytes
 they came as (only the time gets quotes), and the next batch read while one is inserted.
 
-    python -m benchmarks.harness.bare KAFKA_JSON DSN DATABASE
+    DRIFTLINE_CLICKHOUSE__DSN=DSN python -m benchmarks.harness.bare KAFKA_JSON DATABASE
 """
 
 import asyncio
+import os
 import sys
 from collections.abc import AsyncIterator
 
@@ -115,5 +116,5 @@ async def main(kafka: KafkaConfig, dsn: str, database: str) -> None:
 
 
 if __name__ == "__main__":
-    config, where, name = sys.argv[1:]
-    asyncio.run(main(KafkaConfig.model_validate_json(config), where, name))
+    config, name = sys.argv[1:]
+    asyncio.run(main(KafkaConfig.model_validate_json(config), os.environ["DRIFTLINE_CLICKHOUSE__DSN"], name))

@@ -82,11 +82,9 @@ class Services:
         return role(name, self.kafka, self.folder, clickhouse=self.clickhouse, ticks=ticks)
 
     def bare(self) -> Worker:
-        argv = [
-            *("-m", "benchmarks.harness.bare", self.kafka.model_dump_json(exclude={"sasl_password"})),
-            *(self.clickhouse.dsn.get_secret_value(), self.clickhouse.database),
-        ]
-        return Worker("bare", argv, {}, self.folder)
+        kafka = self.kafka.model_dump_json(exclude={"sasl_password"})
+        argv = ["-m", "benchmarks.harness.bare", kafka, self.clickhouse.database]
+        return Worker("bare", argv, {"DRIFTLINE_CLICKHOUSE__DSN": self.clickhouse.dsn.get_secret_value()}, self.folder)
 
     def prefixed(self, prefix: str) -> "Services":
         """Topics and a database of its own on the same broker and ClickHouse."""

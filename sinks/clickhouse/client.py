@@ -15,6 +15,9 @@ from driftline.sinks.clickhouse.errors import classify
 __all__ = ["Client", "connect", "connect_async", "is_reachable", "session"]
 
 
+AUTHENTICATION_FAILED = 516
+
+
 def _options(config: ClickHouseConfig, database: str) -> dict[str, Any]:
     return {
         "dsn": config.dsn.get_secret_value(),
@@ -49,11 +52,12 @@ async def connect_async(config: ClickHouseConfig) -> AsyncClient:
 
 
 def is_reachable(config: ClickHouseConfig) -> bool:
-    """Whether a server answers at all: a refused password is an answer, and its own error will say so."""
+    """Whether a server answers at all. A refused password is an answer of one that was named, and its own error will
+    say so; what listens on a default address and refuses is somebody else's."""
     try:
         connect(config, "default").close()
     except OperationalError:
         return False
-    except ClickHouseError:
-        return True
+    except ClickHouseError as error:
+        return "dsn" in config.model_fields_set or getattr(error, "code", None) != AUTHENTICATION_FAILED
     return True

@@ -7,7 +7,7 @@ import pytest
 from pydantic import SecretStr
 
 from driftline.sinks.clickhouse.config import ClickHouseConfig
-from driftline.streams.running import KEY
+from driftline.streams.running import KEY, find
 from driftline.streams.runtime.config import KafkaConfig
 from tests.brokers import Kafka
 from tests.e2e.stack import RunningStack, stack_environment, start_stack
@@ -20,7 +20,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
     log = folder / "up.log"
     process = start_stack(environment, log)
     brokers = f"127.0.0.1:{environment['DRIFTLINE_STACK__KAFKA_PORT']}"
-    dsn = f"http://127.0.0.1:{environment['DRIFTLINE_STACK__CLICKHOUSE_PORT']}"
+    running = find(folder / "state")
+    assert running is not None
+    dsn = running.clickhouse
     key = folder / "state" / KEY  # the test's ticks are the stack's
     kafka = KafkaConfig(partitions=2).for_embedded().model_copy(update={"brokers": brokers, "control_key_file": key})
     yield RunningStack(process, log, environment, kafka, ClickHouseConfig(dsn=SecretStr(dsn)))

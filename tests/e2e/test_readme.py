@@ -113,6 +113,24 @@ def test_the_queries_and_commands_shown_run_on_the_stack_with_no_setting(stack: 
         assert stack.run(command)
 
 
+def test_other_tools_connect_as_shown(stack: Stack) -> None:
+    shown = [*commands("curl -u"), *commands("python -c")]
+    assert len(shown) == 2
+    port = stack.environment["DRIFTLINE_STACK__CLICKHOUSE_PORT"]
+    for command in shown:
+        command = command.replace(":8123", f":{port}").replace("get_client(", f"get_client(port={port}, ")
+        command = command.replace("python -c", f"{sys.executable} -c")
+        done = subprocess.run(
+            ["bash", "-c", command],
+            cwd=stack.folder,
+            env=stack.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.stdout.strip().isdigit(), f"{command}\n{done.stderr}"
+
+
 async def test_a_user_who_looks_around_sees_the_roles_the_app_and_what_comes_in(stack: Stack) -> None:
     for command in ("alerts ls", "dlq ls", "check-config", "--version"):
         assert stack.run(f"driftline {command}")

@@ -10,6 +10,7 @@ from typing import Literal, Self, TypeAlias
 
 import aiohttp
 from aiohttp import hdrs, web
+from yarl import URL
 
 Fault: TypeAlias = Literal[
     "hang",  # takes the request and never answers
@@ -51,7 +52,7 @@ class FaultyProxy:
 
     @property
     def dsn(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return str(URL(self.upstream).with_host("127.0.0.1").with_port(self.port))
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(auto_decompress=False)
@@ -102,7 +103,7 @@ class FaultyProxy:
         try:
             async with self._session.request(
                 request.method,
-                f"{self.upstream}{request.path_qs}",
+                f"{URL(self.upstream).with_user(None).origin()}{request.path_qs}",
                 data=_cut(request) if cut else io.BytesIO(await request.content.read()),
                 headers=headers,
                 timeout=aiohttp.ClientTimeout(total=None),

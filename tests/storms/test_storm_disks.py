@@ -16,6 +16,7 @@ import pytest
 from driftline.schemas.codec import encode_events
 from driftline.schemas.events import MICROSECONDS, Tick, Trace
 from driftline.sinks.clickhouse.embedded import EmbeddedServer
+from driftline.streams.running import find
 from driftline.streams.runtime.config import KafkaConfig
 from tests.brokers import Kafka, eventually
 from tests.e2e.stack import stack_environment, start_stack
@@ -99,7 +100,9 @@ async def test_the_local_stack_on_a_full_disk(disk: Disk, tmp_path: Path) -> Non
     try:
         kafka_config = KafkaConfig(partitions=2).for_embedded()
         brokers = f"127.0.0.1:{environment['DRIFTLINE_STACK__KAFKA_PORT']}"
-        dsn = f"http://127.0.0.1:{environment['DRIFTLINE_STACK__CLICKHOUSE_PORT']}"
+        running = find(folder / "state")
+        assert running is not None
+        dsn = running.clickhouse
         async with Kafka(kafka_config.model_copy(update={"brokers": brokers})) as kafka:
             await send(kafka, 0)
             await eventually(lambda: stored(dsn, 1_000), "the first thousand", timeout_s=60)

@@ -51,6 +51,21 @@ async def test_what_is_wrong_is_told_with_its_beginning_and_what_to_do_until_it_
         assert (await ask(url, "/healthz"))[0] == 200
 
 
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics"])
+async def test_names_that_merely_point_here_are_refused_on_this_machine_and_taken_in_a_container(path: str) -> None:
+    async def status(url: str, host: str) -> int:
+        async with aiohttp.ClientSession() as session, session.get(url + path, headers={"Host": host}) as answer:
+            return answer.status
+
+    health = Health("archive")
+    health.ready = True
+    async with serve(health, ANY) as url:
+        assert await status(url, "rebound.example:9464") == 403
+        assert await status(url, "localhost:9464") == 200
+    async with serve(health, ANY.model_copy(update={"host": "0.0.0.0"})) as url:
+        assert await status(url, "archive.driftline.svc:9464") == 200
+
+
 def test_what_passes_soon_is_not_told() -> None:
     clock = ManualClock(TEN_AM)
     health = Health("archive", clock)

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from driftline.schemas.errors import ConfigError
+from driftline.streams.redact import hide
 from driftline.streams.settings import Settings, load_settings
 
 EXAMPLE = Path(__file__).parents[2] / "infra" / "driftline.example.toml"
@@ -93,3 +94,29 @@ def test_secrets_do_not_show(tmp_path: Path) -> None:
         load_settings(file)
     assert "T0K3N" not in str(raised.value) + str(raised.value.__cause__)
     assert "hooks.slack.com" not in load_settings(EXAMPLE).model_dump_json()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("clickhouse_password = 'short'", "8 to 200 printable ASCII characters"),
+        ("clickhouse_password = 'with a blank'", "without spaces"),
+        ("clickhouse_password = 'pässwörter'", "ASCII"),
+        ("clickhouse_password = ''", "8 to 200"),
+        ("clickhouse_password = 'hunter2hunter2'\nclickhouse_open = true", "contradict each other"),
+    ],
+)
+def test_the_local_password_is_one_that_can_be_sent(tmp_path: Path, text: str, words: str) -> None:
+    file = tmp_path / "driftline.toml"
+    file.write_text(f"[stack]\n{text}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=words) as raised:
+        load_settings(file)
+    assert "hunter2" not in str(raised.value)
+    assert "pässwörter" not in str(raised.value)
+
+
+def test_the_local_password_may_be_one_s_own(tmp_path: Path) -> None:
+    file = tmp_path / "driftline.toml"
+    file.write_text("[stack]\nclickhouse_password = 'hunter2/:@hunter2'\n")
+    assert "hunter2" not in repr(load_settings(file))
+    assert hide("at hunter2/:@hunter2") == "at ***"

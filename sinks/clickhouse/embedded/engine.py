@@ -16,28 +16,22 @@ from typing import Any, NamedTuple
 import chdb
 
 from driftline.sinks.clickhouse.embedded import guard, limits
+from driftline.sinks.clickhouse.embedded.errors import (
+    NOT_IMPLEMENTED,
+    READONLY,
+    SESSION_IS_LOCKED,
+    SESSION_NOT_FOUND,
+    SYNTAX_ERROR,
+    UNKNOWN_EXCEPTION,
+    EngineError,
+)
 from driftline.sinks.clickhouse.embedded.spool import Spool
-from driftline.sinks.clickhouse.embedded.statement import Insert, Statement, Unsupported, parse
+from driftline.sinks.clickhouse.embedded.statement import Insert, Statement, Unsupported
 
 _chdb: Any = chdb._chdb  # an extension module without types
 
-NOT_IMPLEMENTED = 48
-SYNTAX_ERROR = 62
-READONLY = 164
-SESSION_NOT_FOUND = 372
-SESSION_IS_LOCKED = 373
-UNKNOWN_EXCEPTION = 1002
-
 _CODE = re.compile(r"Code: (\d+)\. DB::Exception: ")
 _CHANGING = (_chdb.query_class.MUTATING, _chdb.query_class.MUTATING_GLOBAL)
-
-
-class EngineError(Exception):
-    """ClickHouse's own error, with its code."""
-
-    def __init__(self, code: int, message: str) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 _READ_ONLY = EngineError(
@@ -56,9 +50,9 @@ class ExternalTable(NamedTuple):
 
 @dataclass(frozen=True)
 class Call:
-    query: bytes  # the statement, whose end, or an INSERT's data, may be in the body
-    body: bytes = b""
-    spool: Spool | None = None  # instead of a body: the data of an INSERT whose statement is the query
+    statement: Statement
+    id: str  # of letters, digits and _.:+- only; no other running call has it
+    spool: Spool | None = None  # the data of an INSERT, instead of what stands in the statement
     format: str = "TabSeparated"  # of the answer, where the statement names none
     database: str = ""
     settings: dict[str, str] = field(default_factory=dict)
@@ -98,19 +92,23 @@ class Engine:
 
     def execute(self, call: Call) -> Answer:
         """Raises EngineError."""
-        try:
-            statement = parse(call.query, call.body)
-        except Unsupported as error:
-            raise EngineError(NOT_IMPLEMENTED, str(error)) from error
         with self._connection(call) as connection:
             try:
-                self._check(connection, statement, call.read_only)
+                self._check(connection, call.statement, call.read_only)
                 with _settings(connection, call):
-                    return self._run(connection, statement, call)
+                    return self._run(connection, call.statement, call)
             except Unsupported as error:
                 raise EngineError(NOT_IMPLEMENTED, str(error)) from error
             except RuntimeError as error:  # the only type chDB raises
                 raise _translate(error) from error
+
+    def kill(self, id_: str) -> None:
+        """Ask the call to end, if it runs now."""
+        connection = _chdb.connect(self._path)
+        try:
+            connection.query(f"KILL QUERY WHERE startsWith(query, {_literal(_mark(id_).decode())}) ASYNC")
+        finally:
+            connection.close()
 
     def _check(self, connection: Any, statement: Statement, read_only: bool) -> None:
         if isinstance(statement, Insert):
@@ -131,29 +129,31 @@ class Engine:
             create = f"CREATE TEMPORARY TABLE {name} ({table.structure})".encode()
             guard.check(_canonical(connection, create), self._table_functions)
             connection.query(create)
-            self._insert(connection, Insert(f"INSERT INTO {name}".encode(), b"", table.format, table.data), {})
+            self._insert(connection, call, Insert(f"INSERT INTO {name}".encode(), b"", table.format, table.data))
         try:
             if isinstance(statement, Insert):
-                result = self._insert(connection, statement, call.parameters, call.spool)
+                result = self._insert(connection, call, statement, call.spool)
                 return Answer(b"", call.format, _summary(result))
-            if statement.sql.strip():
-                canonical = _canonical(connection, statement.sql)
+            sql = statement.sql
+            if sql.strip():
+                canonical = _canonical(connection, sql)
                 guard.check(canonical, self._table_functions)
                 if call.read_only and not guard.only_reads(canonical):
                     raise _READ_ONLY
-            result = connection.query(statement.sql, call.format, params=call.parameters)
+                sql = guard.by_our_ids(canonical, sql)
+            result = connection.query(_mark(call.id) + sql, call.format, params=call.parameters)
             return Answer(result.bytes(), statement.format or call.format, _summary(result))
         finally:
             for table in call.external:
                 connection.query(f"DROP TABLE IF EXISTS {_identifier(table.name)}")
 
-    def _insert(self, connection: Any, insert: Insert, parameters: dict[str, str], spool: Spool | None = None) -> Any:
+    def _insert(self, connection: Any, call: Call, insert: Insert, spool: Spool | None = None) -> Any:
         """By way of a file in memory. The engine also takes data in pieces (send_insert), but loses errors of the last
         step, such as too many parts, and reports success."""
         if spool is None:
             with Spool() as spool:
                 spool.write(insert.data)
-                return self._insert(connection, insert, parameters, spool)
+                return self._insert(connection, call, insert, spool)
         sql = b"%b FROM INFILE '%b' %b FORMAT %b" % (
             insert.into,
             spool.path.encode(),
@@ -161,7 +161,7 @@ class Engine:
             insert.format.encode(errors="surrogateescape"),
         )
         guard.check_insert(_canonical(connection, sql), spool.path, self._table_functions)
-        return connection.query(sql, params=parameters)
+        return connection.query(_mark(call.id) + sql, params=call.parameters)
 
     @contextlib.contextmanager
     def _connection(self, call: Call) -> Iterator[Any]:
@@ -234,6 +234,11 @@ def _open(path: str) -> tuple[Any, frozenset[str]]:
         return _chdb.connect(f"{path}?config-file={config}"), functions
     finally:
         shutil.rmtree(config.parent)
+
+
+def _mark(id_: str) -> bytes:
+    """A comment that begins the text of a running call: the engine gives each an id of its own."""
+    return b"/* %b */ " % id_.encode()
 
 
 def _canonical(connection: Any, sql: bytes) -> str:

@@ -35,11 +35,15 @@ TABLE_FUNCTIONS = frozenset(
     }
 )
 # Ordinary functions that read files or call others; there is no right for them.
-_REACHING = re.compile(r"file|catboostevaluate|reversednsquery|getclienthttpheader|ai[a-z]+|dictget\w*|python\w*", re.I)
+_REACHING = re.compile(
+    r"file|catboostevaluate|reversednsquery|hascolumnintable|getclienthttpheader|ai[a-z]+|dictget\w*|python\w*", re.I
+)
 
-_TEXT = re.compile(r"'(?:[^'\\]|\\.)*'", re.DOTALL)
-_CALL = re.compile(r"(?:`((?:[^`\\]|\\.)*)`|([A-Za-z_]\w*))\s*\(", re.DOTALL)
-_NAME = re.compile(r"`(?:[^`\\]|\\.)*`", re.DOTALL)
+# Texts and names are told apart in one pass: each may hold the other's quotes. Possessive, and from a word's beginning
+# only, so that a long statement takes no longer than its length.
+_QUOTED = re.compile(r"'(?:[^'\\]|\\.)*+'|(`(?:[^`\\]|\\.)*+`)", re.DOTALL)
+_CALL = re.compile(r"(?:`((?:[^`\\]|\\.)*+)`|\b([A-Za-z_]\w*+))\s*+\(", re.DOTALL)
+_BY_ID = re.compile(r"\bquery_id = ('(?:[^'\\]|\\.)*+')")
 _FILE = re.compile(r"\b(?:INTO OUTFILE|FROM INFILE)\b")
 _DISK = re.compile(r"\b(?:disk|storage_policy)\b\s*=", re.IGNORECASE)
 
@@ -52,12 +56,11 @@ def check(canonical: str, table_functions: Collection[str]) -> None:
     statement = _first(canonical)
     if statement not in STATEMENTS:
         raise Unsupported(f"{statement} is not run here: the embedded ClickHouse knows {', '.join(sorted(STATEMENTS))}")
-    bare = _TEXT.sub("''", canonical)
-    for match in _CALL.finditer(bare):
+    for match in _CALL.finditer(_QUOTED.sub(lambda quoted: quoted[1] or "''", canonical)):
         name = (match[1] or match[2]).lower()
         if _REACHING.fullmatch(name) or (name in table_functions and name not in TABLE_FUNCTIONS):
             raise Unsupported(f"{name} is not run here: it reaches out of the embedded ClickHouse's own data")
-    words = _NAME.sub("``", bare)
+    words = _QUOTED.sub("''", canonical)
     if found := _FILE.search(words):
         raise Unsupported(
             f"{found[0]}: files are out of reach; send an INSERT's data as the body, and take an answer from the body"
@@ -75,6 +78,14 @@ def check_insert(canonical: str, path: str, table_functions: Collection[str]) ->
     if canonical.count(ours) != 1:
         raise Unsupported("an INSERT … FORMAT takes its data from the request's body and from nowhere else")
     check(canonical.replace(ours, ""), table_functions)
+
+
+def by_our_ids(canonical: str, sql: bytes) -> bytes:
+    """The statement to run. KILL QUERY finds a query by the id that its client knows, too: the comment before it."""
+    if not canonical.startswith("KILL QUERY"):
+        return sql
+    either = r"(query_id = \1 OR startsWith(query, concat('/* ', \1, ' */')))"
+    return _BY_ID.sub(either, canonical).encode(errors="surrogateescape")
 
 
 def only_reads(canonical: str) -> bool:

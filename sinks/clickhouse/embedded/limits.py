@@ -23,12 +23,27 @@ GRANTS = (
     "CREATE TEMPORARY TABLE ON *.*",
     *(f"TABLE ENGINE ON {engine}" for engine in ENGINES),
 )
-MEMORY = 4 * 2**30  # bytes of one query: what a laptop can spare beside the roles
+MEMORY = 4 * 2**30  # bytes of all queries together: what a laptop can spare beside the roles
+RESULT = 2**30  # bytes of an answer, which is made whole before it is sent
+QUERY_S = 600  # the longest that a query may run; 60 unless it says otherwise
+FIXED = {
+    "max_query_size": 2**20,
+    "input_format_values_interpret_expressions": 0,
+}  # see statement.py: VALUES are literals
+BOUNDS = {  # what a query has unless it says otherwise, the least and the most; 0 would be without limit
+    "max_memory_usage": (MEMORY, 1, MEMORY),
+    "max_result_bytes": (RESULT, 1, RESULT),
+    "max_execution_time": (60, 1, QUERY_S),
+}
 SETTINGS = re.compile(  # of queries and formats; none of them names a file or an address but those that hold text
     r"(max|min|optimize|group_by|join|date_time|output_format|input_format|format_csv|async_insert|wait|insert|"
     r"mutations|alter|use|cast|query_plan|enable|distributed_product|totals|prefer|materialize)_\w+"
     r"|readonly|final|limit|offset|extremes|priority|async_insert|session_timezone|log_comment|transform_null_in"
     r"|database|any_join_distinct_right_table_keys|do_not_merge_across_partitions_select_final"
+)
+NEVER = re.compile(  # other ways around the bounds, and those of the parser, which keep it from a stack's end
+    r"max_memory_usage_\w+|max_untracked_memory|max_parser_\w+|max_query_size|max_sessions_for_user"
+    r"|input_format_values_\w+"
 )
 TEXTS = frozenset(
     {
@@ -40,7 +55,7 @@ TEXTS = frozenset(
 
 def may_change(name: str, kind: str) -> bool:
     """Whether a request may change the setting. `kind` is the engine's name of its type."""
-    if not SETTINGS.fullmatch(name):
+    if not SETTINGS.fullmatch(name) or NEVER.fullmatch(name):
         return False
     return name in TEXTS if kind in ("String", "Map") else True
 
@@ -50,9 +65,11 @@ def configuration(settings: Iterable[tuple[str, str]]) -> Path:
     folder = Path(tempfile.mkdtemp(prefix="driftline-clickhouse-"))
     fixed = "".join(f"<{name}><const/></{name}>" for name, kind in settings if not may_change(name, kind))
     grants = "".join(f"<query>GRANT {escape(grant)}</query>" for grant in GRANTS)
+    values = {**FIXED, "max_memory_usage_for_user": MEMORY, **{name: bound[0] for name, bound in BOUNDS.items()}}
+    profile = "".join(f"<{name}>{value}</{name}>" for name, value in values.items())
+    bounds = "".join(f"<{name}><min>{low}</min><max>{high}</max></{name}>" for name, (_, low, high) in BOUNDS.items())
     users = f"""<clickhouse>
-<profiles><default><max_memory_usage>{MEMORY}</max_memory_usage><constraints>{fixed}
-<max_memory_usage><max>{MEMORY}</max></max_memory_usage></constraints></default></profiles>
+<profiles><default>{profile}<constraints>{fixed}{bounds}</constraints></default></profiles>
 <quotas><default/></quotas>
 <users><default><no_password/><networks><ip>::/0</ip></networks><profile>default</profile><quota>default</quota>
 <grants>{grants}</grants></default></users></clickhouse>"""

@@ -10,8 +10,10 @@ import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
+from urllib.parse import quote
 
 from driftline.schemas.errors import DriftlineError
+from driftline.sinks.clickhouse.embedded import access
 
 logger = logging.getLogger(__name__)
 
@@ -24,17 +26,33 @@ class EmbeddedServerError(DriftlineError):
 
 class EmbeddedServer:
     """An embedded ClickHouse on 127.0.0.1 with its data under `path`. Also a context manager. `port` 0 takes a free
-    one, known after `start`, which returns when the server answers. It ends with the process that started it."""
+    one, known after `start`, which returns when the server answers. It ends with the process that started it.
 
-    def __init__(self, path: Path, port: int = 8123) -> None:
+    `password` is that of user `default`: None is a random one, made once and kept in the folder, and "" asks nobody.
+    """
+
+    def __init__(self, path: Path, port: int = 8123, *, password: str | None = None) -> None:
         self.path = path
         self.port = port
+        self._password = password
         self._process: subprocess.Popen[bytes] | None = None
         self._errors: IO[bytes] | None = None
 
     @property
-    def dsn(self) -> str:
+    def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def password_file(self) -> Path | None:
+        """Where the password stands; None where it is the user's own, or nobody is asked."""
+        return self.path / access.FILE if self._password is None else None
+
+    @property
+    def dsn(self) -> str:
+        """A secret: it holds the password, which is known once the server has started."""
+        file = self.password_file
+        password = self._password if file is None else file.read_text(encoding="ascii").strip()
+        return f"http://{access.USER}:{quote(password, safe='')}@127.0.0.1:{self.port}" if password else self.url
 
     @property
     def pid(self) -> int | None:
@@ -58,7 +76,7 @@ class EmbeddedServer:
             stdin=subprocess.PIPE,  # its end is the child's sign to stop
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            env={"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", **os.environ},  # large pages: 8 % less time for inserts
+            env=self._environment(),
             start_new_session=True,  # Ctrl-C in the terminal must stop the roles first, and their database after them
         )
         ready = self._first_line(timeout_s)
@@ -67,7 +85,7 @@ class EmbeddedServer:
             self.stop()
             raise EmbeddedServerError(f"The embedded ClickHouse did not start: {said}")
         self.port = int(json.loads(ready)["url"].rpartition(":")[2])
-        logger.debug("The embedded ClickHouse listens on %s (pid %d).", self.dsn, self._process.pid)
+        logger.debug("The embedded ClickHouse listens on %s (pid %d).", self.url, self._process.pid)
 
     def stop(self) -> None:
         """Safe without a start, and when called twice."""
@@ -94,6 +112,12 @@ class EmbeddedServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+    def _environment(self) -> dict[str, str]:
+        inherited = {name: value for name, value in os.environ.items() if name != access.VARIABLE}
+        own = {} if self._password is None else {access.VARIABLE: self._password}
+        # Large pages: 8 % less time for inserts.
+        return {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", **inherited, **own}
 
     def _first_line(self, timeout_s: float) -> bytes:
         assert self._process is not None

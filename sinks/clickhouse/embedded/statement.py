@@ -9,13 +9,24 @@ from collections.abc import Iterator
 from typing import NamedTuple, TypeAlias
 
 _TOKEN = re.compile(
-    rb"""(?P<blank>\s+|--[^\n]*|\#[!\ ][^\n]*|/\*.*?\*/)
-    |'(?:[^'\\]|\\.|'')*' | `(?:[^`\\]|\\.|``)*` | "(?:[^"\\]|\\.|"")*" | \$(?P<tag>\w*)\$.*?\$(?P=tag)\$
-    |(?P<word>[A-Za-z_]\w*) | \d\w* | .""",
+    # What is not closed goes on to the end, and nothing is tried twice: a text takes no longer than its length.
+    rb"""(?P<blank>\s++|--[^\n]*+|\#[!\ ][^\n]*+|/\*.*?(?:\*/|\Z))
+    |'(?:[^'\\]|\\.|'')*+(?:'|\Z) | `(?:[^`\\]|\\.|``)*+(?:`|\Z) | "(?:[^"\\]|\\.|"")*+(?:"|\Z)
+    |\$(?P<tag>\w*+)\$.*?(?:\$(?P=tag)\$|\Z)
+    |(?P<word>[A-Za-z_]\w*+) | \d\w*+ | .""",
     re.DOTALL | re.VERBOSE,
 )
+VALUES = "Values"
+MOST = 256 * 2**10  # bytes of a statement, ClickHouse's own max_query_size
 _DATA_BEGINS = re.compile(rb"[ \t\f]*\r?\n?")
 _MAY_NAME_OUTPUT = re.compile(rb"\b(?:format|outfile)\b", re.IGNORECASE)
+
+
+_NAME_FOLLOWS = frozenset({b"INTO", b"TABLE", b"FUNCTION", b"."})
+_LITERAL = re.compile(
+    rb"""[\s(),;:+\-\[\]{}.'] | '.*' | \d\w* | NULL|TRUE|FALSE|INF|NAN|DEFAULT | \s+ | --.* | \#.* | /\*.*""",
+    re.DOTALL | re.VERBOSE | re.IGNORECASE,
+)
 
 
 class Unsupported(Exception):
@@ -46,43 +57,62 @@ class _Token(NamedTuple):
 
 
 def parse(query: bytes, body: bytes) -> Statement:
-    """Raises Unsupported for what would read or write files of the server's machine on behalf of a client."""
-    if not query or not body:
-        return _parse(query or body)
-    statement = _parse(query)
-    if isinstance(statement, Insert):
-        return statement._replace(data=statement.data + body if statement.data else body)
-    return _parse(query + b"\n" + body)
+    """Raises Unsupported for what would read or write files of the server's machine on behalf of a client, and for a
+    statement that is too long."""
+    statement = _parse(query or body)
+    if query and body:
+        if isinstance(statement, Insert):
+            statement = statement._replace(data=statement.data + body if statement.data else body)
+        else:
+            statement = _parse(query + b"\n" + body)
+    return _computed(statement) if isinstance(statement, Insert) and statement.format == VALUES else statement
 
 
 def _parse(text: bytes) -> Statement:
-    tokens = _top_level(text)
+    """Only the beginning can be a statement; what follows is data, and is not looked at."""
+    head = text[:MOST]
+    tokens = _top_level(head)
     first = next(tokens, None)
+    statement: Statement
     if first is not None and first.text == b"INSERT":
-        return _parse_insert(text, tokens)
-    return _parse_query(text)
+        statement = _parse_insert(text, head, tokens)
+    else:
+        statement = _parse_query(head)
+    if isinstance(statement, Query) and len(text) > MOST:
+        raise Unsupported(f"a statement has at most {MOST} bytes: send data as an INSERT's, or as an external table")
+    return statement
 
 
-def _parse_insert(text: bytes, tokens: Iterator[_Token]) -> Statement:
+def _parse_insert(text: bytes, head: bytes, tokens: Iterator[_Token]) -> Statement:
     settings: int | None = None
+    before = b"INTO"
     for token in tokens:
-        if token.text == b"INFILE":
+        word, before = token.text if before not in _NAME_FOLLOWS else b"", token.text
+        if word == b"INFILE":
             raise Unsupported("INSERT … FROM INFILE reads files of the client: send the data in the request's body")
-        if token.text in (b"VALUES", b"SELECT", b"WITH"):
+        if word in (b"SELECT", b"WITH"):
             return Query(text)
-        if token.text == b"SETTINGS":
+        if word == b"SETTINGS":
             settings = token.start
-        if token.text == b"FORMAT":
-            name = next(tokens, None)
+        if word in (b"FORMAT", b"VALUES"):
+            name = next(tokens, None) if word == b"FORMAT" else token
             if name is None:
                 break
             begins = _DATA_BEGINS.match(text, name.end)
             assert begins is not None  # it matches the empty text
-            if name.text == b"VALUES":
-                return Query(text)
             into = token.start if settings is None else settings
-            return Insert(text[:into], text[into : token.start], _name(text, name), text[begins.end() :])
+            format_ = VALUES if name.text == b"VALUES" else _name(head, name)
+            return Insert(text[:into], text[into : token.start], format_, text[begins.end() :])
     return Query(text)
+
+
+def _computed(insert: Insert) -> Statement:
+    """VALUES that are no literals are expressions, which are checked as every statement is; the engine takes none in
+    data."""
+    rows = insert.data.rstrip(b"; \t\r\n")
+    if len(rows) > MOST or all(_LITERAL.fullmatch(match.group()) for match in _TOKEN.finditer(rows)):
+        return insert._replace(data=rows)
+    return Query(b"%b %b SELECT * FROM values(%b)" % (insert.into, insert.settings, rows))
 
 
 def _parse_query(text: bytes) -> Query:

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -96,12 +97,15 @@ def test_every_acknowledged_insert_survives_kill_9(tmp_path: Path) -> None:
 
 
 def test_sigterm_stops_it_while_queries_run(tmp_path: Path) -> None:
+    def sleep(config: ClickHouseConfig) -> None:
+        with suppress(ClickHouseError), connect(config) as client:
+            client.command("SELECT sleep(3)")
+
     with EmbeddedServer(tmp_path, port=0) as server:
-        sleep = subprocess.Popen(
-            [sys.executable, "-c", f"import urllib.request as u; u.urlopen('{server.dsn}', b'SELECT sleep(3)')"],
-            stderr=subprocess.DEVNULL,
-        )
-        with connect(config_of(server)) as client:
+        config = config_of(server)
+        sleeping = threading.Thread(target=sleep, args=[config])
+        sleeping.start()
+        with connect(config) as client:
             wait_until(
                 lambda: (
                     int(str(client.command("SELECT count() FROM system.processes WHERE query LIKE '%sleep(3)'"))) > 0
@@ -111,8 +115,7 @@ def test_sigterm_stops_it_while_queries_run(tmp_path: Path) -> None:
         assert server.pid is not None
         os.kill(server.pid, signal.SIGTERM)
         wait_until(lambda: not server.running, "the end", timeout_s=2.0)
-        sleep.kill()
-        sleep.wait()
+        sleeping.join()
 
 
 def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:

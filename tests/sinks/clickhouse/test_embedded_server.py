@@ -233,14 +233,6 @@ async def test_what_the_embedded_server_refuses(embedded: EmbeddedServer) -> Non
                 assert response.status == status, params
 
 
-async def test_a_page_of_this_machine_may_ask(embedded: EmbeddedServer) -> None:
-    async with (
-        aiohttp.ClientSession(embedded.dsn) as http,
-        http.post("/", headers={"Origin": "http://localhost:3000"}, data=b"SELECT 1") as response,
-    ):
-        assert await response.text() == "1\n"
-
-
 @pytest.mark.skipif(EXTERNAL is None, reason="DRIFTLINE_TEST_CLICKHOUSE_DSN is not set: a ClickHouse to test as well")
 def test_the_external_server_is_new_enough() -> None:
     """With one, every test of this folder runs on it too."""

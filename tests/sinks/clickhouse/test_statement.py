@@ -24,9 +24,30 @@ from driftline.sinks.clickhouse.embedded.statement import Insert, Query, Stateme
             b"/* x */ INSERT INTO d.`format` (`a`, b) SETTINGS x = 'FORMAT' FORMAT TSV\n1\t2",
             Insert(b"/* x */ INSERT INTO d.`format` (`a`, b) ", b"SETTINGS x = 'FORMAT' ", "TSV", b"1\t2"),
         ),
-        (b"INSERT INTO t VALUES", b"(1)", Query(b"INSERT INTO t VALUES\n(1)")),
+        (b"INSERT INTO t VALUES", b"(1)", Insert(b"INSERT INTO t ", b"", "Values", b"(1)")),
+        (
+            b"INSERT INTO t VALUES (-1.5e3, 'now()', [NULL], {'a': true}), DEFAULT;",
+            b"",
+            Insert(b"INSERT INTO t ", b"", "Values", b"(-1.5e3, 'now()', [NULL], {'a': true}), DEFAULT"),
+        ),
+        (b"INSERT INTO t FORMAT Values", b"(f('x'))", Query(b"INSERT INTO t   SELECT * FROM values((f('x')))")),
+        (
+            b"INSERT INTO t VALUES (1), ({p:UInt8});",
+            b"",
+            Query(b"INSERT INTO t   SELECT * FROM values((1), ({p:UInt8}))"),
+        ),
+        (
+            b"INSERT INTO t SETTINGS x = 1 VALUES (`a`)",
+            b"",
+            Query(b"INSERT INTO t  SETTINGS x = 1  SELECT * FROM values((`a`))"),
+        ),
+        (
+            b"INSERT INTO values (format) VALUES (1)",
+            b"",
+            Insert(b"INSERT INTO values (format) ", b"", "Values", b"(1)"),
+        ),
+        (b"INSERT INTO d.format FORMAT CSV", b"1", Insert(b"INSERT INTO d.format ", b"", "CSV", b"1")),
         (b"INSERT INTO t SELECT 1", b"", Query(b"INSERT INTO t SELECT 1")),
-        (b"INSERT INTO t (format) VALUES (1)", b"", Query(b"INSERT INTO t (format) VALUES (1)")),
         (b"", b"", Query(b"")),
     ],
 )
@@ -40,3 +61,12 @@ def test_parse(query: bytes, body: bytes, expected: Statement) -> None:
 def test_files_of_the_server_are_out_of_reach(sql: bytes) -> None:
     with pytest.raises(Unsupported):
         parse(sql, b"")
+
+
+@pytest.mark.parametrize("piece", [b"/*", b"$a$b", b"'a", b"`", b'"\\', b"((", b"-- x\n", b"a", b"$", b"\\'"])
+def test_a_long_text_is_no_statement_and_is_read_once(piece: bytes) -> None:
+    """What goes on for ever, as whatever it begins, is not looked at to its end again and again: this test would not
+    end."""
+    with pytest.raises(Unsupported, match="262144 bytes"):
+        parse(b"SELECT " + piece * 2**20, b"")
+    assert parse(b"INSERT INTO t FORMAT CSV\n", piece * 2**20) == Insert(b"INSERT INTO t ", b"", "CSV", piece * 2**20)

@@ -22,6 +22,7 @@ _DATA_BEGINS = re.compile(rb"[ \t\f]*\r?\n?")
 _MAY_NAME_OUTPUT = re.compile(rb"\b(?:format|outfile)\b", re.IGNORECASE)
 
 
+_OPENING, _CLOSING = (b"(", b"[", b"{"), (b")", b"]", b"}")
 _NAME_FOLLOWS = frozenset({b"INTO", b"TABLE", b"FUNCTION", b"."})
 _LITERAL = re.compile(
     rb"""[\s(),;:+\-\[\]{}.'] | '.*' | \d\w* | NULL|TRUE|FALSE|INF|NAN|DEFAULT | \s+ | --.* | \#.* | /\*.*""",
@@ -109,10 +110,25 @@ def _parse_insert(text: bytes, head: bytes, tokens: Iterator[_Token]) -> Stateme
 def _computed(insert: Insert) -> Statement:
     """VALUES that are no literals are expressions, which are checked as every statement is; the engine takes none in
     data."""
-    rows = insert.data.rstrip(b"; \t\r\n")
-    if len(rows) > MOST or all(_LITERAL.fullmatch(match.group()) for match in _TOKEN.finditer(rows)):
-        return insert._replace(data=rows)
-    return Query(b"%b %b SELECT * FROM values(%b)" % (insert.into, insert.settings, rows))
+    data = insert.data.rstrip(b"; \t\r\n")
+    if len(data) > MOST or all(_LITERAL.fullmatch(match.group()) for match in _TOKEN.finditer(data)):
+        return insert._replace(data=data)
+    rows = b" UNION ALL ".join(b"SELECT " + row for row in _rows(data))
+    return Query(b"%b %b %b" % (insert.into, insert.settings, rows))
+
+
+def _rows(data: bytes) -> Iterator[bytes]:
+    """What stands in the outermost parentheses."""
+    depth = begins = 0
+    for match in _TOKEN.finditer(data):
+        if match.group() in _OPENING:
+            if depth == 0:
+                begins = match.end()
+            depth += 1
+        elif match.group() in _CLOSING:
+            depth -= 1
+            if depth == 0:
+                yield data[begins : match.start()]
 
 
 def _parse_query(text: bytes) -> Query:
@@ -140,9 +156,9 @@ def _top_level(text: bytes) -> Iterator[_Token]:
         if match.lastgroup == "blank":
             continue
         token = match.group()
-        if token in (b"(", b"["):
+        if token in _OPENING:
             depth += 1
-        elif token in (b")", b"]"):
+        elif token in _CLOSING:
             depth -= 1
         elif depth == 0:
             yield _Token(token.upper() if match.lastgroup == "word" else token, *match.span())

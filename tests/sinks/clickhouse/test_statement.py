@@ -30,16 +30,21 @@ from driftline.sinks.clickhouse.embedded.statement import Insert, Query, Stateme
             b"",
             Insert(b"INSERT INTO t ", b"", "Values", b"(-1.5e3, 'now()', [NULL], {'a': true}), DEFAULT"),
         ),
-        (b"INSERT INTO t FORMAT Values", b"(f('x'))", Query(b"INSERT INTO t   SELECT * FROM values((f('x')))")),
+        (
+            b"INSERT INTO t VALUES (f({'x': 1}), (1, ')')), ('(', 2);",
+            b"",
+            Query(b"INSERT INTO t   SELECT f({'x': 1}), (1, ')') UNION ALL SELECT '(', 2"),
+        ),
+        (b"INSERT INTO t FORMAT Values", b"(f('x'))", Query(b"INSERT INTO t   SELECT f('x')")),
         (
             b"INSERT INTO t VALUES (1), ({p:UInt8});",
             b"",
-            Query(b"INSERT INTO t   SELECT * FROM values((1), ({p:UInt8}))"),
+            Query(b"INSERT INTO t   SELECT 1 UNION ALL SELECT {p:UInt8}"),
         ),
         (
             b"INSERT INTO t SETTINGS x = 1 VALUES (`a`)",
             b"",
-            Query(b"INSERT INTO t  SETTINGS x = 1  SELECT * FROM values((`a`))"),
+            Query(b"INSERT INTO t  SETTINGS x = 1  SELECT `a`"),
         ),
         (
             b"INSERT INTO values (format) VALUES (1)",

@@ -34,11 +34,22 @@ class TickBatch:
         invalid are counted, never dropped silently.
     session: [n] a number that is equal for events of one session; -1: no session known. Only detectors that take
         every event of a session (tscan) read it.
+    began: [n] the tick of each unit's first event, where that is not the one that closes it; None: all in this one.
     """
 
     slot: Slots
     value: Floats
     session: NDArray[np.int64]
+    began: NDArray[np.int64] | None = None
+
+    def first(self, slots: Slots, tick: int) -> NDArray[np.int64] | None:
+        """Of each of these slots the tick of the first event of its units, which `tick` closes."""
+        if self.began is None:
+            return None
+        first = np.full(int(self.slot.max()) + 1, tick)
+        np.minimum.at(first, self.slot, self.began)
+        chosen: NDArray[np.int64] = first[slots]
+        return chosen
 
 
 @dataclass(frozen=True)

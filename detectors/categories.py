@@ -362,6 +362,7 @@ class Categories:
             np.stack([k, k], axis=1).astype(np.float64),
             tick,
             f["weight"][tests],
+            batch.first(f["slot"][tests], tick),
         )
         return self._of_slots(changes)
 

@@ -91,18 +91,21 @@ class Engine:
         sums: Floats,
         tick: int,
         weight: Floats | None = None,
+        began: NDArray[np.int64] | None = None,
     ) -> Transitions:
         """One tick. slots: [k] those with units, ascending. log_l: [k, bets], log_r: [k, recovery bets], the logs of
         the factors for alarm and for recovery. units: [k] how many. sums: [k, 2] of their statistic and its square.
-        weight: [k] shares of alpha, always the same for one slot; 1 where nothing is said."""
+        weight: [k] shares of alpha, always the same for one slot; 1 where nothing is said. began: [k] the tick of the
+        first event of their units; this one where nothing is said."""
         fired = self._columns["fired"]
         incidents = np.flatnonzero(fired != NEVER)
         if not len(incidents):
-            return Transitions(self._watch(slots, log_l, units, sums, tick, weight), [])
+            return Transitions(self._watch(slots, log_l, units, sums, tick, weight, began), [])
         bad = fired[slots] != NEVER
         rest = ~bad
         share = None if weight is None else weight[rest]
-        alarms = self._watch(slots[rest], log_l[rest], units[rest], sums[rest], tick, share)
+        since = None if began is None else began[rest]
+        alarms = self._watch(slots[rest], log_l[rest], units[rest], sums[rest], tick, share, since)
         self._mend(slots[bad], log_r[bad], units[bad], sums[bad])
         return Transitions(alarms, self._recovered(incidents, tick))
 
@@ -129,6 +132,7 @@ class Engine:
         sums: Floats,
         tick: int,
         weight: Floats | None,
+        began: NDArray[np.int64] | None,
     ) -> list[int]:
         """The slots that begin to alarm. M of a slot with a weight is that much smaller than it would be without."""
         c = self._columns
@@ -145,7 +149,7 @@ class Engine:
         cusum, start = c["cusum"][slots], c["start"][slots]
         lasts = cusum > 0
         c["cusum"][slots] = log_l + np.maximum(cusum, 0)
-        start = np.where(lasts, start, tick)
+        start = np.where(lasts, start, tick if began is None else began[:, None])
         run_units = c["run_units"][slots] * lasts + units[:, None]
         run_sums = c["run_sums"][slots]
         run_sums *= lasts[..., None]
@@ -166,8 +170,8 @@ class Engine:
         c["bad_units"][alarms] = run_units[hit, lead]
         c["bad_sums"][alarms] = run_sums[hit, lead]
         c["r"][alarms] = 1
-        began: list[int] = alarms.tolist()
-        return began
+        alarmed: list[int] = alarms.tolist()
+        return alarmed
 
     def _mend(self, slots: Slots, log_r: Floats, units: NDArray[np.int64], sums: Floats) -> None:
         c = self._columns

@@ -227,7 +227,7 @@ class ScalarDetector(ABC, Generic[B]):
         recent = np.stack([units, sums[:, 0]], axis=1)
         self._counts["recent"][slots] = self._counts["recent"][slots] * np.exp2(-units / _RECENT)[:, None] + recent
         log_l, log_r = self._logs(slots, index, x, units)
-        return self._engine.step(slots, log_l, log_r, units, sums, tick)
+        return self._engine.step(slots, log_l, log_r, units, sums, tick, began=batch.first(slots, tick))
 
     def reset(self, slot: int) -> None:
         self._engine.reset(slot)

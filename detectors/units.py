@@ -45,6 +45,7 @@ class SessionUnits:
     value: Floats  # [n] mean of the unit's events; NaN: an event without a valid value
     session: Numbers  # [n] number, or -1
     events: Numbers  # [n] events in the unit
+    opened: Numbers  # [n] `now` of the tick with the unit's first event
 
 
 class _Seen:
@@ -199,7 +200,7 @@ class SessionMeans:
     def step(self, stream: Numbers, session: Digests, value: Floats, now: int) -> SessionUnits:
         """Absorb a tick's events and return the units that close by it. An event with NaN or infinity is a unit of
         its own, for detectors to count as invalid, and not part of its session's mean."""
-        done: list[tuple[int, float, int, int]] = []
+        done: list[tuple[int, float, int, int, int]] = []
         self._close(now, done)
         if len(stream):
             self._absorb(stream, session, value, now, done)
@@ -209,10 +210,11 @@ class SessionMeans:
             np.array([unit[1] for unit in done], np.float64),
             np.array([unit[2] for unit in done], np.int64),
             np.array([unit[3] for unit in done], np.int64),
+            np.array([unit[4] for unit in done], np.int64),
         )
 
     def _absorb(
-        self, stream: Numbers, session: Digests, value: Floats, now: int, done: list[tuple[int, float, int, int]]
+        self, stream: Numbers, session: Digests, value: Floats, now: int, done: list[tuple[int, float, int, int, int]]
     ) -> None:
         valid = np.isfinite(value)
         first = np.zeros(len(value), np.bool_)
@@ -221,10 +223,10 @@ class SessionMeans:
         keys = zip(stream.tolist(), session.tolist(), strict=True)
         for key, x, begins, scored in zip(keys, value.tolist(), first.tolist(), valid.tolist(), strict=True):
             if not scored:
-                done.append((key[0], np.nan, NO_SESSION if key[1] == NONE else self._next, 1))
+                done.append((key[0], np.nan, NO_SESSION if key[1] == NONE else self._next, 1, now))
                 continue
             if key[1] == NONE:
-                done.append((key[0], x, NO_SESSION, 1))
+                done.append((key[0], x, NO_SESSION, 1, now))
                 continue
             if begins and key not in self._open:
                 self._open[key] = [self._next, 0, now, 0.0]
@@ -236,15 +238,15 @@ class SessionMeans:
             entry[3] += x
             if entry[1] == limit:
                 del self._open[key]
-                done.append((key[0], entry[3] / limit, entry[0], limit))
+                done.append((key[0], entry[3] / limit, entry[0], limit, entry[2]))
 
-    def _close(self, now: int, done: list[tuple[int, float, int, int]]) -> None:
+    def _close(self, now: int, done: list[tuple[int, float, int, int, int]]) -> None:
         closed = []
         for key, (number, events, opened, total) in self._open.items():
             if now - opened < self._close_us:
                 break
             closed.append(key)
-            done.append((key[0], total / events, number, events))
+            done.append((key[0], total / events, number, events, opened))
         for key in closed:
             del self._open[key]
 

@@ -18,6 +18,7 @@ class MeanUnits:
     value: Floats  # [n, d] the means of their events' unit vectors
     session: Numbers  # [n]
     learn: NDArray[np.bool_]  # [n] whether all of its events may enter a reference
+    began: Numbers  # [n] the tick of its first event
 
 
 class VectorMeans:
@@ -29,6 +30,7 @@ class VectorMeans:
         self._numbers: dict[int, int] = {}  # session -> row, sessions ascending
         self._rows = np.empty((0, 3), np.int64)  # stream, events, learn
         self._sums: NDArray[np.float32] = np.empty((0, 0), np.float32)
+        self._began: dict[int, int] = {}  # session -> tick of its first event
         self._closed_below = 0
         self.cut_short = 0
         if state is not None:
@@ -41,19 +43,20 @@ class VectorMeans:
         value: Floats,
         learn: NDArray[np.bool_],
         open_from: int,
+        tick: int,
     ) -> MeanUnits:
         """A tick's events, with `FirstSixteen`'s session numbers, and its `open_from` afterwards. Events without a
         session, with an invalid vector, or of a session that was closed before its time are left out."""
         known = (session != NO_SESSION) & (session >= self._closed_below)
         phi, valid = unit_vectors(value[known], self._sums.shape[1] or None)
-        self._add(stream[known][valid], session[known][valid], phi, learn[known][valid])
+        self._add(stream[known][valid], session[known][valid], phi, learn[known][valid], tick)
         excess = len(self._numbers) - self._max_open
         early = sorted(self._numbers)[:excess] if excess > 0 else []
         self.cut_short += sum(number >= open_from for number in early)
         self._closed_below = max(self._closed_below, open_from, early[-1] + 1 if early else 0)
-        return self._close()
+        return self._close(tick)
 
-    def _add(self, stream: Numbers, session: Numbers, phi: Floats, learn: NDArray[np.bool_]) -> None:
+    def _add(self, stream: Numbers, session: Numbers, phi: Floats, learn: NDArray[np.bool_], tick: int) -> None:
         if not len(session):
             return
         order = np.argsort(session, kind="stable")
@@ -61,6 +64,7 @@ class VectorMeans:
         fresh = [number for number in numbers.tolist() if number not in self._numbers]
         if fresh:
             first = len(self._numbers)
+            self._began |= dict.fromkeys(fresh, tick)
             self._numbers |= {number: first + i for i, number in enumerate(fresh)}
             self._rows = np.concatenate([self._rows, np.tile(np.array([0, 0, 1]), (len(fresh), 1))])
             empty = np.zeros((len(fresh), phi.shape[1]), np.float32)
@@ -71,7 +75,7 @@ class VectorMeans:
         self._rows[rows, 1] += counts
         self._rows[rows, 2] &= np.logical_and.reduceat(learn[order], starts)
 
-    def _close(self) -> MeanUnits:
+    def _close(self, tick: int) -> MeanUnits:
         done = sorted(number for number in self._numbers if number < self._closed_below)
         rows = [self._numbers[number] for number in done]
         stream, events, learn = self._rows[rows].T
@@ -81,13 +85,15 @@ class VectorMeans:
             rows = [self._numbers[number] for number in left]
             self._rows, self._sums = self._rows[rows], self._sums[rows]
             self._numbers = {number: i for i, number in enumerate(left)}
-        return MeanUnits(stream, means, np.array(done, np.int64), learn.astype(np.bool_))
+        began = np.array([self._began.pop(number, tick) for number in done], np.int64)
+        return MeanUnits(stream, means, np.array(done, np.int64), learn.astype(np.bool_), began)
 
     def snapshot(self) -> State:
         return {
             "numbers": np.array(list(self._numbers), np.int64),
             "rows": self._rows.copy(),
             "sums": self._sums.copy(),
+            "began": np.array([self._began.get(number, -1) for number in self._numbers], np.int64),
             "closed_below": self._closed_below,
             "cut_short": self.cut_short,
         }
@@ -95,4 +101,6 @@ class VectorMeans:
     def _restore(self, state: State) -> None:
         self._numbers = {number: i for i, number in enumerate(state["numbers"].tolist())}
         self._rows, self._sums = state["rows"].copy(), state["sums"].copy()
+        began = zip(self._numbers, state.get("began", ()), strict=False)  # earlier states have none
+        self._began = {number: int(tick) for number, tick in began if tick >= 0}
         self._closed_below, self.cut_short = state["closed_below"], state["cut_short"]

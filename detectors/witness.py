@@ -255,13 +255,15 @@ class EmbeddingWitness:
                 logs, sums = self._score(slot, batch.value[rows], bad=bool(in_alarm[slot]))
                 scored.append((slot, logs, sums, len(rows)))
         logs = np.array([logs for _, logs, *_ in scored]).reshape(-1, len(self._bets))
+        slots = np.array([slot for slot, *_ in scored], np.intp)
         changes = self._engine.step(
-            np.array([slot for slot, *_ in scored], np.intp),
+            slots,
             logs,
             logs,  # a slot's factors are for the one or for the other
             np.array([n for *_, n in scored], np.int64),
             np.array([sums for *_, sums, _ in scored]).reshape(-1, 2),
             tick,
+            began=batch.first(slots, tick) if scored else None,
         )
         for slot in changes.fired:
             self._hold(slot)

@@ -7,7 +7,7 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -55,10 +55,11 @@ class Broker:
 class ApacheKafka:
     """One KRaft node from an Apache Kafka download, with its own ports and data folder."""
 
-    def __init__(self, home: Path, folder: Path) -> None:
+    def __init__(self, home: Path, folder: Path, environment: Mapping[str, str] | None = None) -> None:
         self.port, self._controller_port = find_free_port(), find_free_port()
         self._bin, self._folder = home / "bin", folder
         self._properties = folder / "server.properties"
+        self._more = environment or {}
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -119,7 +120,8 @@ class ApacheKafka:
             self._process = None
 
     def _environment(self) -> dict[str, str]:
-        return {**os.environ, "LOG_DIR": str(self._folder / "logs"), "KAFKA_HEAP_OPTS": "-Xmx512m"}
+        own = {"LOG_DIR": str(self._folder / "logs"), "KAFKA_HEAP_OPTS": "-Xmx512m"}
+        return {**os.environ, **own, **self._more}
 
 
 def answers(port: int) -> bool:

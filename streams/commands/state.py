@@ -15,23 +15,32 @@ def state_group() -> None:
 
 @state_group.command("reset")
 @click.option("--role", type=click.Choice(["embed", "judge", "monitor"]), required=True)
+@click.option(
+    "--at-end",
+    is_flag=True,
+    help="Begin with what comes next instead of the oldest record: after a broker's clock was ahead.",
+)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_context
-def state_reset(ctx: click.Context, role: str, yes: bool) -> None:
+def state_reset(ctx: click.Context, role: str, at_end: bool, yes: bool) -> None:
     """Let a role forget all, and build it anew from the log at its next start: after a setting that shapes it changed.
 
     The role must be stopped. What retention has deleted from the log does not come back: baselines are learned anew.
     """
-    from driftline.streams.runtime.reset import forget, stored
+    from driftline.streams.runtime.reset import begin_at_end, forget, stored
 
     settings = settings_of(ctx)
     found = asyncio.run(stored(settings.kafka, settings.topics, role))
-    if not found:
+    if not found and not at_end:
         console.print(f"{role} has no state: nothing to forget.")
         return
     if not yes:
         click.confirm(
             f"Forget what {role} knows in {len(found)} partitions, baselines and open alerts included?", abort=True
         )
+    if at_end:
+        asyncio.run(begin_at_end(settings.kafka, settings.topics, role))
+        console.print(f"{role} begins at its next start with what comes from now on.")
+        return
     asyncio.run(forget(settings.kafka, found))
     console.print(f"{role} begins anew at its next start, with the oldest record of the log.")

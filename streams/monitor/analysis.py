@@ -260,8 +260,9 @@ class Analysis:
         if not len(closed.stream):
             return []
         learn = np.array([self._canaries.is_stable(*self._streams.names[n][:2]) for n in closed.stream.tolist()])
-        units = Units(closed.stream, closed.value, closed.session, learn)
-        lacking = missing.of_scores(self._streams, closed, learn, *self._score_range)
+        began = closed.opened // self._tick_us - 1
+        units = Units(closed.stream, closed.value, closed.session, learn, began)
+        lacking = missing.of_scores(self._streams, closed, learn, began, *self._score_range)
         results: list[Result] = []
         for name in SCORE_RULES:
             results += self._report(name, self._watches[name].step(units, tick), revision)

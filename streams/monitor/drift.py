@@ -287,8 +287,8 @@ class DriftFold:
             transitions = self._watches[RULE].step(Units(stream, value, session, learn), tick)
             results += self._name_topics(stream, tick, revision)
             results += self._report(RULE, transitions, revision)
-            closed = self._means[component].step(stream, session, value, learn, self._sessions.open_from)
-            units = Units(closed.stream, closed.value, closed.session, closed.learn)
+            closed = self._means[component].step(stream, session, value, learn, self._sessions.open_from, tick)
+            units = Units(closed.stream, closed.value, closed.session, closed.learn, closed.began)
             results += self._report(WITNESS, self._watches[WITNESS].step(units, tick), revision)
             if component == query_types.COMPONENT:
                 units = self._query_types(stream, units)
@@ -397,7 +397,8 @@ class DriftFold:
             told = query_types.labels(self._topics, stream.app, baseline, means.value[mine])
             value[mine] = query_types.units(watch.detector, told)
             known |= mine
-        return Units(means.stream[known], value[known], means.session[known], means.learn[known])
+        began = None if means.began is None else means.began[known]
+        return Units(means.stream[known], value[known], means.session[known], means.learn[known], began)
 
     def _with_topics(self, transition: Transition) -> Transition:
         """What an alert says about topics, if the reference has any."""

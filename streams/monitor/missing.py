@@ -27,12 +27,12 @@ def of_requests(streams: Streams, traces: Traces, stream: Integers, session: Int
     )
 
 
-def of_scores(streams: Streams, scores: SessionUnits, learn: Bools, low: float, high: float) -> Units:
-    """Scores outside of their range, or no numbers."""
+def of_scores(streams: Streams, scores: SessionUnits, learn: Bools, began: Integers, low: float, high: float) -> Units:
+    """Scores outside of their range, or no numbers. `began`: the tick of each one's first event."""
     different, index = np.unique(scores.stream, return_inverse=True)
     names = [streams.names[number] for number in different.tolist()]
     numbers = np.array([streams.number(s.app, s.release, f"{s.component} score") for s in names], np.int64)
-    return Units(numbers[index], _outside(scores.value, low, high), scores.session, learn)
+    return Units(numbers[index], _outside(scores.value, low, high), scores.session, learn, began)
 
 
 def _outside(value: Floats, low: float, high: float) -> Floats:

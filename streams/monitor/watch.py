@@ -59,6 +59,7 @@ class Units:
     value: Floats  # [n] or [n, d]
     session: NDArray[np.int64]  # [n]
     learn: NDArray[np.bool_]  # [n] whether it may enter a reference: it was not served by a canary
+    began: NDArray[np.int64] | None = None  # [n] the tick of its first event; None: the one that closes it
 
 
 class Transition(NamedTuple):
@@ -204,7 +205,8 @@ class Watch:
         if self._left:
             scored &= self._serves(units.stream, tick)
         self._learn_hours(units, scored & units.learn, tick)
-        return self._detect(TickBatch(slots[scored], units.value[scored], units.session[scored]), tick)
+        began = None if units.began is None else units.began[scored]
+        return self._detect(TickBatch(slots[scored], units.value[scored], units.session[scored], began), tick)
 
     def advance(self, tick: int) -> list[Transition]:
         """Nothing more came up to `tick`."""

@@ -21,6 +21,7 @@ from driftline.streams.intake import timed
 
 Kind: TypeAlias = Literal["trace", "score", "release"]
 
+_CLOCK_RIGHT = 3600 * MICROSECONDS  # a tick so far before the last one: the broker's clock was ahead and is right again
 _MINUTE = 60 * MICROSECONDS  # part of what names a trace or a score in ClickHouse
 _ODD = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio: spreads small numbers over all bits
 
@@ -155,6 +156,8 @@ class Tally:
 
     def _tick(self, partition: int, offset: int, ts: int) -> None:
         ticks = self.ticks.setdefault(partition, [])
+        if ticks and ts < ticks[-1][1] - _CLOCK_RIGHT:
+            ticks.clear()
         if not ticks or ts > ticks[-1][1]:
             ticks.append((offset, ts))
 

@@ -102,6 +102,11 @@ class Partition:
         self._turn = asyncio.Lock()
 
     @property
+    def watermark(self) -> int | None:
+        """The newest tick absorbed."""
+        return self._fold.watermark
+
+    @property
     def working(self) -> bool:
         return bool(self._queued)
 

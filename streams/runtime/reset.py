@@ -1,4 +1,5 @@
-"""Forget a role's states, so that it builds them anew from the log: a record without a value after each."""
+"""Forget a role's states, so that it builds them anew from the log: a record without a value after each. Or let it
+begin at the log's end: an empty state of there."""
 
 import asyncio
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from aiokafka.errors import KafkaError
 from driftline.schemas.batches import bounded_batches
 from driftline.schemas.errors import PermanentError, RetryableError
 from driftline.schemas.topics import Topics
+from driftline.streams.operate.log import Log
 from driftline.streams.runtime import state as states
 from driftline.streams.runtime.admin import members, require_topics
 from driftline.streams.runtime.config import COMMITTED, KafkaConfig
@@ -52,6 +54,27 @@ async def forget(config: KafkaConfig, partitions: list[TopicPartition]) -> None:
 
     :raises RetryableError: Kafka did not take it; what is not forgotten yet is there as before.
     """
+    await _write(config, dict.fromkeys(partitions))
+
+
+async def begin_at_end(config: KafkaConfig, topics: Topics, role: str) -> None:
+    """Let a role that does not run (`stored` says so) go on with what comes next, without anything it knows.
+
+    :raises RetryableError: Kafka does not answer, or did not take it.
+    """
+    sources = {fold: topics.embeddings if fold in ("drift", "judge") else topics.events for fold in FOLDS[role]}
+    async with Log(config) as log:
+        for fold, source in sources.items():
+            partitions = [TopicPartition(source, number) for number in range(config.partitions)]
+            ends = await log.ends(partitions)
+            values = {
+                TopicPartition(topics.state(fold), tp.partition): await states.encode(states.State(end - 1, {}, b""))
+                for tp, end in ends.items()
+            }
+            await _write(config, values)
+
+
+async def _write(config: KafkaConfig, values: Mapping[TopicPartition, bytes | None]) -> None:
     options: dict[str, Any] = {
         **config.client_options(),
         **config.producer_options(linger_ms=0),
@@ -59,8 +82,8 @@ async def forget(config: KafkaConfig, partitions: list[TopicPartition]) -> None:
     }
     try:
         async with AIOKafkaProducer(**options) as producer:
-            for topic, number in partitions:
-                for key in (states.note_key(number), states.key(number)):
-                    await producer.send_and_wait(topic, None, key=key, partition=number)
+            for (topic, number), value in values.items():
+                await producer.send_and_wait(topic, None, key=states.note_key(number), partition=number)
+                await producer.send_and_wait(topic, value, key=states.key(number), partition=number)
     except KafkaError as error:
         raise RetryableError(f"Kafka at {config.brokers} did not take the reset: {error!r}") from error

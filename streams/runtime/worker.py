@@ -41,6 +41,7 @@ from driftline.streams.runtime import state as states
 from driftline.streams.runtime.admin import largest_records, require_topics, wait_for_broker
 from driftline.streams.runtime.config import COMMITTED, KafkaConfig
 from driftline.streams.runtime.lag import LagWatch
+from driftline.streams.runtime.log_clock import TimeWatch
 from driftline.streams.runtime.lost import Gap
 from driftline.streams.runtime.partition import Hook, Partition, Surroundings
 from driftline.streams.runtime.quarantine import Raised
@@ -384,11 +385,13 @@ class FaustRole:
     async def _tick(self, ticker: Ticker) -> None:
         loop = asyncio.get_running_loop()
         controls = self._topics.controls
+        times = TimeWatch(self._topics.events, self._health)
         due = loop.time()
         while True:
             due = max(due + ticker.interval_s, loop.time())
             await asyncio.sleep(due - loop.time())
-            mine = [tp.partition for tp in self._partitions if tp.topic == self._topics.events]
+            mine = {tp.partition: p.watermark for tp, p in self._partitions.items() if tp.topic == self._topics.events}
+            times.look(mine, ticker.clock.now())
             if mine:
                 tick = Tick(ts=ticker.clock.now(), source=CLOCK)
                 await asyncio.gather(

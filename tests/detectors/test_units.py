@@ -79,7 +79,9 @@ def test_session_means_close_after_a_minute_or_at_the_sixteenth() -> None:
     closed = step_means(units, [1] * 16, ["c"] * 15 + ["c"], np.arange(16.0), 59 * S)
     assert closed.value.tolist() == [7.5]
     assert closed.events.tolist() == [16]
+    assert closed.opened.tolist() == [59 * S]
     closed = step_means(units, [1, 1], ["a", "c"], np.array([0.0, 0.0]), 60 * S)
+    assert closed.opened.tolist()[0] == 0
     assert closed.value.tolist() == pytest.approx([2 / 3, 1.0])
     assert closed.session.tolist() == [0, 1]
     assert closed.events.tolist() == [3, 1]

@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from driftline.detectors.config import DetectorsConfig
@@ -23,7 +24,7 @@ from driftline.schemas.results import result_types
 from driftline.sinks.clickhouse.embedded import EmbeddedServer
 from driftline.streams.embedded_kafka import die_with_parent
 from driftline.streams.monitor.config import MonitorConfig
-from driftline.streams.ready import READY_FILE
+from driftline.streams.ready import READY_FILE, address_file
 from driftline.streams.runtime import state as states
 from driftline.streams.runtime.config import KafkaConfig
 from driftline.streams.supervisor import EXIT_CONFIG
@@ -126,6 +127,12 @@ class Process:
             logger.warning("%s ended by itself with %d:\n%s", self, self._process.returncode, self.tail)
         return True
 
+    async def problems(self) -> str:
+        """What its /healthz says is wrong; empty: nothing."""
+        url = address_file(self._ready).read_text().strip()
+        async with aiohttp.ClientSession() as session, session.get(f"{url}/healthz") as response:
+            return "\n".join(problem["what"] for problem in (await response.json())["problems"])
+
     @property
     def tail(self) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-30:])
@@ -213,18 +220,20 @@ class World:
 
     async def command(self, *arguments: str) -> dict[str, Any]:
         """A command of the operator's: what it writes as JSON. It must exit with 0."""
-        found: dict[str, Any] = {}
-
-        def run() -> None:
-            done = subprocess.run(
-                [sys.executable, "-m", "driftline.streams.cli", *arguments, "--json", "-"],
-                env=self._environment, capture_output=True, text=True, timeout=240,
-            )  # fmt: skip
-            assert done.returncode == 0, f"{' '.join(arguments)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-            found.update(json.loads(done.stdout))
-
-        await asyncio.to_thread(run)
+        found: dict[str, Any] = json.loads(await asyncio.to_thread(self._run, *arguments, "--json", "-"))
         return found
+
+    async def run(self, *arguments: str) -> None:
+        """A command of the operator's that must exit with 0."""
+        await asyncio.to_thread(self._run, *arguments)
+
+    def _run(self, *arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "driftline.streams.cli", *arguments],
+            env=self._environment, capture_output=True, text=True, timeout=240,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{' '.join(arguments)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
 
     async def at_work(self, process: Process) -> None:
         async def ready() -> bool:

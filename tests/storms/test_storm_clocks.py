@@ -4,14 +4,26 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from driftline.schemas.codec import encode_events
 from driftline.schemas.events import EARLIEST_TS, LATEST_TS, MICROSECONDS, Event, Trace
 from driftline.sinks.clickhouse.embedded import EmbeddedServer
-from tests.brokers import Kafka
-from tests.storms.clocks import DAY, HOUR, LIVE, YEAR, LiveTraffic, WrongClock, finish_live, left_out, live_monitor
+from tests.brokers import Kafka, eventually
+from tests.storms.clocks import (
+    DAY,
+    HOUR,
+    LIVE,
+    WINDOWS,
+    YEAR,
+    LiveTraffic,
+    WrongClock,
+    finish_live,
+    left_out,
+    live_monitor,
+)
 from tests.storms.conftest import Pipeline
 from tests.storms.harness import Node, Services, World, kafka_config
 from tests.storms.traffic import START
@@ -139,3 +151,52 @@ async def test_the_monitor_was_away(pipeline: Pipeline) -> None:
         assert max(row["start"] for row in truth.results["windows"].values()) > START + 30 * DAY * MICROSECONDS
         assert (await world.command("reconcile"))["equal"]
         assert (await world.command("replay"))["equal"]
+
+
+async def test_the_brokers_clock_was_a_year_ahead(
+    apache_kafka_home: Path, server: EmbeddedServer, services: Services, tmp_path: Path
+) -> None:
+    """From the first tick on. Put right, nothing counts for a year, and health says so; the way out is a reset."""
+    clock = WrongClock(tmp_path, YEAR)
+    node = Node(apache_kafka_home, tmp_path, clock.environment)
+    node.format()
+    await services.do(node.start)
+    try:
+        async with Kafka(kafka_config(node, f"storm-broker-{os.getpid()}", 4.0)) as kafka:
+            of: dict[str, Any] = {"traffic": LiveTraffic, "monitor": live_monitor(), "settings": LIVE}
+            world = World(kafka, server, services, tmp_path, seed=77, traces=10, **of)
+            async with world.supervised():
+                monitor, _ = await world.started("monitor", "archive")
+
+                async def told() -> bool:
+                    return "ahead of the clock here" in await monitor.problems()
+
+                async with world.traffic.flowing():
+                    await world.pause(4, 5)
+                    clock.set(0)
+                    await eventually(told, "health says so", timeout_s=90)
+                    assert await monitor.stop() == 0
+                    await world.run("state", "reset", "--role", "monitor", "--at-end", "--yes")
+                    begins = world.traffic.now
+                    monitor.start()
+                    await world.at_work(monitor)
+                    await world.pause(15, 18)
+                await world.traffic.end()
+                assert await monitor.problems() == ""
+                assert await monitor.stop() == 0
+                await world.settle()
+                await world.stop()
+                counted = await requests_by_window(world, "windows", "start", "sum(requests)")
+                stored = await requests_by_window(world, "traces", "ts", "count()")
+                assert {start for start in stored if start > begins // MICROSECONDS} >= counted.keys()
+                assert len(counted) >= 2
+                assert all(stored[start] == requests for start, requests in counted.items())
+    finally:
+        node.kill()
+
+
+async def requests_by_window(world: World, view: str, time: str, requests: str) -> dict[int, int]:
+    """By the window's start, Unix time."""
+    start = f"toUnixTimestamp(toStartOfInterval({time}, INTERVAL {WINDOWS.size_s} SECOND))"
+    rows = await world.store.query(f"SELECT {start} AS s, {requests} AS n FROM {view} GROUP BY s")
+    return {row["s"]: row["n"] for row in rows}

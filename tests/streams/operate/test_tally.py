@@ -92,6 +92,12 @@ def test_it_knows_who_was_touched_last_and_which_ticks_moved_time_on() -> None:
     assert sum(found.in_windows().values()) == 2
 
 
+def test_ticks_of_a_broker_clock_that_was_ahead_close_nothing_once_it_is_right() -> None:
+    year = START + 365 * 86_400 * MICROSECONDS
+    found = tally([Tick(ts=year)], [Tick(ts=START + 5)], [Tick(ts=START + 4)], [Tick(ts=START + 9)])
+    assert found.ticks == {0: [(1, START + 5), (3, START + 9)]}
+
+
 def test_only_repeats_that_came_too_late_may_have_been_left_out() -> None:
     late = [Tick(ts=START + 200 * MICROSECONDS)]
     repeat, new = [trace(1, 0)], [trace(2, 0)]

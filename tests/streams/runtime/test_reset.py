@@ -5,7 +5,7 @@ from driftline.schemas.errors import PermanentError
 from driftline.schemas.topics import STATEFUL_ROLES
 from driftline.streams.roles import ROLES
 from driftline.streams.runtime import state as states
-from driftline.streams.runtime.reset import FOLDS, forget, stored
+from driftline.streams.runtime.reset import FOLDS, begin_at_end, forget, stored
 from tests.brokers import Kafka, on_each_broker
 
 
@@ -33,6 +33,20 @@ async def test_a_reset_leaves_no_state_and_no_note_and_a_later_state_counts(kafk
     assert await newest(kafka, place) == states.Found(None, states.Note(states.NOWHERE, 0, 1))
     await kafka.send(topic, value, key=states.key(1), partition=1)
     assert await stored(kafka.config, kafka.topics, "monitor") == [place]
+
+
+@on_each_broker
+async def test_a_role_may_begin_at_the_end_of_its_log(kafka: Kafka) -> None:
+    for number in range(3):
+        await kafka.send_many(kafka.topics.events, [b"{}"] * (number + 1), partition=1)
+    await kafka.send(kafka.topics.embeddings, b"", partition=0)
+    await begin_at_end(kafka.config, kafka.topics, "monitor")
+    ends = {("monitor", 0): 0, ("monitor", 1): 6, ("drift", 0): 1, ("drift", 1): 0}
+    for (fold, number), end in ends.items():
+        found = await newest(kafka, TopicPartition(kafka.topics.state(fold), number))
+        assert found.note is None
+        assert found.state is not None
+        assert states.decode(found.state.value) == states.State(end - 1, {}, b"")
 
 
 @on_each_broker

@@ -6,6 +6,7 @@ Data for machines (JSON, CSV, Parquet) is not text in this sense and goes out un
 """
 
 import html
+import json
 import re
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,13 @@ def for_html(text: object, limit: int = BLOCK) -> str:
 def json_for_script(document: str) -> str:
     """The same JSON, for within <script>: no character of it ends the element, begins a comment, or is no UTF-8."""
     return _NOT_IN_SCRIPT.sub(lambda found: f"\\u{ord(found[0]):04x}", document)
+
+
+def json_for_terminal(document: str) -> str:
+    """The same JSON, in which what a terminal would obey is an escape."""
+    if document.isascii() and "\x7f" not in document:
+        return document
+    return "".join(char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in document)
 
 
 def _shown(text: str, limit: int, keep: str = "") -> str:

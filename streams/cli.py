@@ -5,8 +5,8 @@ from pathlib import Path
 
 import click
 import msgspec
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from driftline.schemas.text import for_terminal
 from driftline.streams.baselines.commands import baseline_group
@@ -73,14 +73,12 @@ def up(ctx: click.Context) -> None:
 
     async def wait() -> None:
         starting.stop()
-        where = f"Kafka [bold]{stack.kafka.brokers}[/], ClickHouse [bold]{stack.clickhouse_url}[/]"
-        console.print(f"[bold green]Driftline is up.[/] {where}")
+        where = f" Kafka {stack.kafka.brokers}, ClickHouse {stack.clickhouse_url}"
+        console.print(Text.assemble(("Driftline is up.", "bold green"), where))
         if stack.password_file is not None:
-            console.print(
-                f"ClickHouse's user is default, its password is in [bold]{escape(str(stack.password_file))}[/]."
-            )
+            console.print(f"ClickHouse's user is default, its password is in {stack.password_file}.")
         console.print(f"Health and metrics: {', '.join(f'{role} {url}' for role, url in stack.addresses.items())}")
-        console.print(f"Logs are in [bold]{settings.stack.state_dir}[/]. Ctrl-C stops everything.")
+        console.print(f"Logs are in {settings.stack.state_dir}. Ctrl-C stops everything.")
         await asyncio.Event().wait()
 
     with starting:

@@ -31,10 +31,20 @@ from driftline.streams.supervisor import EXIT_CONFIG, StackFailed
 EXIT_BUG = 70  # EX_SOFTWARE of sysexits.h
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_PIPE = 128 + signal.SIGPIPE
+_LONGEST = len("\\U0010ffff")  # of what is shown for one character
 MESSAGE = 2_000  # characters of an error: ClickHouse repeats the query in it
 
 
 class _Console(Console):
+    """A plain string is text of whoever wrote it: no markup, no emoji codes, nothing that a terminal obeys. What shall
+    have a style is a `Text`."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, markup=False, emoji=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(for_terminal(text, _LONGEST * len(text)).plain, **options)
+
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
 

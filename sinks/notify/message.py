@@ -1,11 +1,11 @@
 """What people are told, in words, once for every receiver: what moved, by how much, since when, in which release,
 how often such an alarm is false, and what to do. Pure."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from driftline.schemas.results import Alert, BreakerSignal, RollbackSignal, Severity
 from driftline.sinks.notify.base import Notice
-from driftline.sinks.notify.text import lasting, number, one_line, percent, when
+from driftline.sinks.notify.text import clean, lasting, number, one_line, percent, when
 
 MOST_CONTRIBUTORS = 5  # more than a phone's screen shows helps nobody at three in the morning
 
@@ -21,6 +21,20 @@ class Message:
 
 
 def message(notice: Notice) -> Message:
+    """Its texts hold nothing that a receiver would obey."""
+    told = _told(notice)
+    facts = {label: one_line(text) for label, text in told.facts.items()}
+    return replace(
+        told,
+        title=one_line(told.title),
+        summary=one_line(told.summary),
+        facts={label: text for label, text in facts.items() if text},  # an empty line says nothing
+        description=clean(told.description),
+        action=clean(told.action),
+    )
+
+
+def _told(notice: Notice) -> Message:
     match notice:
         case Alert():
             return _alert(notice)
@@ -49,10 +63,10 @@ def _alert(alert: Alert) -> Message:
     else:
         facts["Fired"] = when(alert.fired_at)
     return Message(
-        title=one_line(f"{'Resolved' if resolved else 'Firing'}: {what} of {alert.app}"),
+        title=f"{'Resolved' if resolved else 'Firing'}: {what} of {alert.app}",
         summary=one_line(alert.summary) or f"{what} of {alert.app} is {alert.state}",
         severity=alert.severity,
-        facts=_stated(facts),
+        facts=facts,
         description=alert.description,
         action="" if resolved else alert.action,
     )
@@ -89,10 +103,10 @@ def _rollback(signal: RollbackSignal) -> Message:
         "False alarms": f"a canary that is not worse is rolled back with probability at most {number(signal.alpha)}",
     }
     return Message(
-        title=one_line(f"Roll back {signal.release} of {signal.app}"),
-        summary=one_line(f"Roll back {signal.release} of {signal.app} to {signal.stable}: {signal.reason}"),
+        title=f"Roll back {signal.release} of {signal.app}",
+        summary=f"Roll back {signal.release} of {signal.app} to {signal.stable}: {signal.reason}",
         severity="critical",
-        facts=_stated(facts),
+        facts=facts,
         action=f"Take {signal.release} out of traffic and return to {signal.stable}, unless that has happened already.",
     )
 
@@ -113,14 +127,9 @@ def _breaker(signal: BreakerSignal) -> Message:
         "Errors": f"{signal.errors:,} of {signal.requests:,} requests",
     }
     return Message(
-        title=one_line(f"{title}: {target} for {signal.app}"),
-        summary=one_line(f"{title} for {signal.app} at {target}: {signal.reason}"),
+        title=f"{title}: {target} for {signal.app}",
+        summary=f"{title} for {signal.app} at {target}: {signal.reason}",
         severity="error" if signal.state == "open" else "info",
-        facts=_stated(facts),
+        facts=facts,
         action=action,
     )
-
-
-def _stated(facts: dict[str, str]) -> dict[str, str]:
-    """Only what is known: an empty line says nothing."""
-    return {label: text for label, text in facts.items() if text.strip()}

@@ -16,7 +16,7 @@ from driftline.schemas.results import BreakerSignal
 from driftline.sinks.notify.base import Notice, dedup_key, happened_at, phase
 from driftline.sinks.notify.http import HttpConfig, HttpSender
 from driftline.sinks.notify.message import message
-from driftline.sinks.notify.text import clip, length, rfc3339
+from driftline.sinks.notify.text import clip, length, one_line, rfc3339
 
 EVENT_BYTES = 512_000
 SUMMARY = 1_024
@@ -65,7 +65,7 @@ def render(notice: Notice, links: dict[str, str]) -> dict[str, Any] | None:
         "summary": clip(told.summary, SUMMARY),
         "severity": told.severity,
         "timestamp": rfc3339(happened_at(notice)),
-        **{name: clip(text, FIELD) for name, text in named.items() if text},
+        **{name: clip(line, FIELD) for name, text in named.items() if (line := one_line(text))},
         "custom_details": {
             **told.facts,
             **{name: text for name, text in (("Description", told.description), ("Action", told.action)) if text},

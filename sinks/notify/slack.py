@@ -17,7 +17,7 @@ from driftline.schemas.clock import Clock
 from driftline.sinks.notify.base import Notice, phase
 from driftline.sinks.notify.http import HttpConfig, HttpSender
 from driftline.sinks.notify.message import Message, message
-from driftline.sinks.notify.text import CUT, clean, clip, length
+from driftline.sinks.notify.text import CUT, clip, length
 
 HEADER = 150
 FIELDS = 10
@@ -71,10 +71,10 @@ def render(notice: Notice) -> dict[str, Any]:
         _section(escape(told.summary, SUMMARY)),
         {"type": "section", "fields": [_mrkdwn(_labelled(label, text, FIELD)) for label, text in fields[:FIELDS]]},
     ]
-    if clean(told.description):
-        blocks.append(_section(escape(clean(told.description), DESCRIPTION)))
-    if clean(told.action):
-        blocks.append(_section(_labelled("What to do", clean(told.action), ACTION)))
+    if told.description:
+        blocks.append(_section(escape(told.description, DESCRIPTION)))
+    if told.action:
+        blocks.append(_section(_labelled("What to do", told.action, ACTION)))
     if small:
         blocks.append(
             {"type": "context", "elements": [_mrkdwn(_labelled(label, text, CONTEXT)) for label, text in small]}

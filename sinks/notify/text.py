@@ -3,14 +3,7 @@
 from driftline.schemas.clock import utc
 
 CUT = " … [cut]"
-_DIRECTION = (0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A))  # they turn text around, or break lines
-_CONTROL = dict.fromkeys(
-    [
-        code
-        for code in (*range(0x20), *range(0x7F, 0xA0), *_DIRECTION, *range(0xD800, 0xE000))
-        if chr(code) not in "\n\t"
-    ]
-)
+_JOINERS = "\u200c\u200d"  # Persian, Hindi and family emoji are spelled with them
 
 
 def length(text: str) -> int:
@@ -27,8 +20,17 @@ def clip(text: str, limit: int) -> str:
 
 
 def clean(text: str) -> str:
-    """Without control characters, which no receiver shows and some refuse."""
-    return text.translate(_CONTROL).strip()
+    """Without what is not to be seen and may be obeyed: control characters, what turns text around, half characters.
+    No receiver shows them, and some refuse them."""
+    if text.isprintable():
+        return text.strip()
+    return "".join(_seen(char) for char in text).strip()
+
+
+def _seen(char: str) -> str:
+    if char.isprintable() or char in "\n\t" or char in _JOINERS:
+        return char
+    return " " if char.isspace() else ""
 
 
 def one_line(text: str) -> str:

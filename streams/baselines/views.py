@@ -14,7 +14,7 @@ from driftline.schemas.text import for_log, for_terminal
 from driftline.streams.baselines.fit import Attempts
 from driftline.streams.operate.times import show_time
 
-STATES = {"active": "[green]in force[/]", "refused": "[bold red]refused[/]"}
+STATES = {"active": Text("in force", "green"), "refused": Text("refused", "bold red")}
 
 
 def numbers(summary: dict[str, float]) -> str:
@@ -41,7 +41,7 @@ def attempts(found: Attempts, said: Sequence[Baseline], published: bool) -> Rend
             lacking.add_row(for_terminal(what), f"{a.have:,}", "" if a.need is None else f"{a.need:,}", note)
             continue
         answer = answers.get((a.detector, a.component))
-        monitor = "" if not published else "no answer yet" if answer is None else STATES[answer.state]
+        monitor = Text("" if not published else "no answer yet") if answer is None else STATES[answer.state]
         reason = "" if answer is None or not answer.note else f": {answer.note}"
         shown = for_terminal("\n".join(filter(None, [numbers(a.baseline.summary), a.finds])))
         fitted.add_row(
@@ -49,7 +49,7 @@ def attempts(found: Attempts, said: Sequence[Baseline], published: bool) -> Rend
             for_terminal(what),
             f"{a.have:,}",
             shown,
-            Text.from_markup(monitor) + for_terminal(reason),
+            monitor + for_terminal(reason),
         )
     said_of_all = "published" if published and found.baselines else "nothing published"
     tables = [table for table in (fitted, lacking) if table.row_count]

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import click
-import msgspec
 from rich.console import RenderableType
 
 from driftline.sinks.clickhouse.config import ClickHouseConfig
+from driftline.streams.output import json_text
 from driftline.streams.terminal import console
 
 json_flag = click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
@@ -26,6 +26,6 @@ def ask(clickhouse: ClickHouseConfig, sql: str, parameters: Mapping[str, Any]) -
 
 def answer(value: object, shown: RenderableType, as_json: bool) -> None:
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
+        click.echo(json_text(value))
     else:
         console.print(shown)

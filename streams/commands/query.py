@@ -16,6 +16,7 @@ from rich.text import Text
 from driftline.schemas.text import for_terminal
 from driftline.sinks.clickhouse.config import ClickHouseConfig
 from driftline.streams.operate.commands import settings_of
+from driftline.streams.output import write
 from driftline.streams.settings import Settings
 from driftline.streams.terminal import console
 
@@ -56,7 +57,8 @@ def query_command(
     """Run one statement on ClickHouse, which only reads.
 
     It asks the server of the settings, or the local stack's data while nothing runs. FORMAT in the statement is any
-    format of ClickHouse. Without SQL the statement comes from the standard input.
+    format of ClickHouse. Without SQL the statement comes from the standard input. Files hold what is stored, as it is:
+    a spreadsheet takes a text such as =1+1 in CSV for a formula.
 
     \b
     driftline query "SELECT app, count() FROM traces GROUP BY app"
@@ -85,7 +87,7 @@ def query_command(
         reach(settings, of_demo) as clickhouse,
         read_bytes(clickhouse, statement.sql, None if statement.format else name, array) as pieces,
     ):
-        _write(pieces, to)
+        write(pieces, to)
 
 
 def reach(settings: Settings, of_demo: bool = False) -> AbstractContextManager[ClickHouseConfig]:
@@ -135,23 +137,3 @@ def _show(table: RenderableType, rows: int) -> None:
             console.print(table)
     else:
         console.print(table)
-
-
-def _write(pieces: Iterable[bytes], to: Path | None) -> None:
-    """To a file whole or not at all; to programs as it is; on a terminal without what a terminal obeys."""
-    if to is not None:
-        part = to.with_name(f"{to.name}.part")
-        try:
-            with part.open("wb") as file:
-                file.writelines(pieces)
-            part.replace(to)
-        finally:
-            part.unlink(missing_ok=True)
-    elif sys.stdout.isatty():
-        for piece in pieces:
-            for line in piece.decode(errors="replace").splitlines():
-                console.print(for_terminal(line, len(line) * 10), soft_wrap=True, highlight=False)
-    else:
-        out = click.get_binary_stream("stdout")
-        out.writelines(pieces)
-        out.flush()

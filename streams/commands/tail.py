@@ -3,7 +3,8 @@
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator, Collection, Iterator
+from collections.abc import AsyncGenerator, Collection, Iterator
+from contextlib import aclosing
 from typing import Any
 
 import click
@@ -57,18 +58,19 @@ def tail_command(
 
 async def _follow(settings: Settings, app: str | None, types: Collection[str], most: int | None, as_json: bool) -> None:
     shown = 0
-    async for topic, value in _records(settings, _topics_of(types, settings.topics)):
-        for item in items(topic, value, settings.topics):
-            if item["type"] not in types or (app is not None and item.get("app") != app):
-                continue
-            if as_json:
-                click.echo(json.dumps(item))
-            else:
-                console.print(line(item), soft_wrap=True, highlight=False)
-            shown += 1
-            if shown == most:
-                return
-        sys.stdout.flush()
+    async with aclosing(_records(settings, _topics_of(types, settings.topics))) as records:
+        async for topic, value in records:
+            for item in items(topic, value, settings.topics):
+                if item["type"] not in types or (app is not None and item.get("app") != app):
+                    continue
+                if as_json:
+                    click.echo(json.dumps(item))
+                else:
+                    console.print(line(item), soft_wrap=True, highlight=False)
+                shown += 1
+                if shown == most:
+                    return
+            sys.stdout.flush()
 
 
 def _topics_of(types: Collection[str], topics: Topics) -> list[str]:
@@ -76,7 +78,7 @@ def _topics_of(types: Collection[str], topics: Topics) -> list[str]:
     return sorted(names | ({topics.events} if set(types) & set(EVENTS) else set()))
 
 
-async def _records(settings: Settings, topics: list[str]) -> AsyncIterator[tuple[str, bytes | None]]:
+async def _records(settings: Settings, topics: list[str]) -> AsyncGenerator[tuple[str, bytes | None], None]:
     """From now on. Raises ConfigError for a topic that is missing, RetryableError when Kafka does not answer."""
     await require_topics(settings.kafka, topics)
     consumer = AIOKafkaConsumer(

@@ -16,6 +16,7 @@ from driftline.schemas.events import MICROSECONDS
 from driftline.streams.operate import views
 from driftline.streams.operate.letters import Filter, Letter, judge, read_letters, select, send_again, what_is_wrong
 from driftline.streams.operate.times import parse_time, show_time
+from driftline.streams.output import json_text, write
 from driftline.streams.redact import remember
 from driftline.streams.running import with_running_stack
 from driftline.streams.settings import Settings, load_settings
@@ -57,8 +58,7 @@ def settings_of(ctx: click.Context) -> Settings:
 def report(value: object, shown: RenderableType, json_file: str | None) -> None:
     """For people, and where it is asked for as JSON; only that on the standard output."""
     if json_file is not None:
-        with click.open_file(json_file, "wb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
+        write([f"{json_text(value)}\n".encode()], None if json_file == "-" else Path(json_file))
     if json_file != "-":
         console.print(shown)
 
@@ -71,7 +71,7 @@ def check_order(since: int | None, until: int | None) -> None:
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
     """On standard error, gone when done: results alone are left to see."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=errors, transient=True) as bar:
         yield bar
 
@@ -163,7 +163,7 @@ def dlq_show(ctx: click.Context, id_: str, as_raw: bool) -> None:
     settings = settings_of(ctx)
     [letter] = select(_letters(settings).values(), Filter(ids=[id_]))
     if as_raw:
-        click.get_binary_stream("stdout").write(letter.letter.raw)
+        write([letter.letter.raw])
         return
     wrong = what_is_wrong(letter.letter.raw, letter.letter.topic, settings.topics)
     console.print(views.letter(letter, wrong), soft_wrap=True)

@@ -101,8 +101,10 @@ def what_is_wrong(raw: bytes, topic: str, topics: Topics) -> str:
         return "; ".join(reject.reason for reject in decode_events(raw).rejects)
     if topic == topics.embeddings:
         return "; ".join(reject.reason for reject in embeddings_in(raw).rejects)
+    if topic not in (types := result_types(topics)):
+        return f"it is from a topic that is not ours: {topic}"
     try:
-        decode(raw, result_types(topics)[topic])
+        decode(raw, types[topic])
     except DecodeError as error:
         return str(error)
     return ""

@@ -39,9 +39,8 @@ def _balance(found: Balance) -> Iterator[RenderableType]:
     if found.differences:
         yield _differences(found.differences)
         more = len(found.differences) - MOST
-        yield f"[bold red]{len(found.differences):,} differences[/]" + (
-            f", {more:,} of them not shown" if more > 0 else ""
-        )
+        rest = f", {more:,} of them not shown" if more > 0 else ""
+        yield Text.assemble((f"{len(found.differences):,} differences", "bold red"), rest)
     for partition in found.in_flight:
         parts = [
             (partition.records_to_archive, "records not archived"),
@@ -49,43 +48,52 @@ def _balance(found: Balance) -> Iterator[RenderableType]:
             (partition.groups_to_close, "windows not closed by a tick, or not stored yet"),
         ]
         texts = [f"{n:,} {what}" for n, what in parts if n] + ["dead letters"] * partition.dead_letters
-        yield f"[yellow]In flight, not compared:[/] partition {partition.partition}: {', '.join(texts)}"
+        yield _said("In flight, not compared", f"partition {partition.partition}: {', '.join(texts)}")
     if found.uncovered:
-        yield (
-            f"[yellow]Not compared:[/] {found.uncovered:,} windows of which ClickHouse has events "
-            "that the topic no longer has"
+        yield _said(
+            "Not compared", f"{found.uncovered:,} windows of which ClickHouse has events that the topic no longer has"
         )
     if found.moved:
-        yield (
-            f"[yellow]Sent again with another time:[/] {found.moved:,} events; "
-            "each is a row, and counts in a window, per minute of these times"
+        yield _said(
+            "Sent again with another time",
+            f"{found.moved:,} events; each is a row, and counts in a window, per minute of these times",
         )
     if found.repeats_left_out:
-        yield (
-            f"[yellow]Repeats left out:[/] {found.repeats_left_out:,} came so late that the monitor "
-            "said of them, as of new events, that no window counts them"
+        yield _said(
+            "Repeats left out",
+            f"{found.repeats_left_out:,} came so late that the monitor "
+            "said of them, as of new events, that no window counts them",
         )
     if found.aside:
-        yield (
-            f"[yellow]Put aside:[/] {found.aside:,} events are in no window: their records ended the monitor "
-            "(`driftline dlq ls --reason quarantined`)"
+        yield _said(
+            "Put aside",
+            f"{found.aside:,} events are in no window: their records ended the monitor "
+            "(`driftline dlq ls --reason quarantined`)",
         )
     if found.incomplete:
-        yield (
-            f"[yellow]Incomplete:[/] {found.incomplete:,} events are in no window: the monitor began without a state, "
-            "in the middle of the log, and publishes no window that began before it"
+        yield _said(
+            "Incomplete",
+            f"{found.incomplete:,} events are in no window: the monitor began without a state, "
+            "in the middle of the log, and publishes no window that began before it",
         )
     for lost in found.lost[:MOST]:
-        yield (
-            f"[bold red]Lost:[/] retention deleted {lost.until - lost.first:,} records of "
+        yield _said(
+            "Lost",
+            f"retention deleted {lost.until - lost.first:,} records of "
             f"{lost.topic}[{lost.partition}], offsets {lost.first} to {lost.until - 1}, "
-            f"before {lost.role} had read them"
+            f"before {lost.role} had read them",
+            "bold red",
         )
-    verdict = "[bold green]Equal:[/]" if found.equal else "Compared:"
-    yield (
-        f"{verdict} {found.events:,} events read; {found.distinct:,} distinct in tables, {found.in_windows:,} in "
-        f"{found.windows:,} windows, {found.dead_letters:,} dead letters"
+    yield _said(
+        "Equal" if found.equal else "Compared",
+        f"{found.events:,} events read; {found.distinct:,} distinct in tables, {found.in_windows:,} in "
+        f"{found.windows:,} windows, {found.dead_letters:,} dead letters",
+        "bold green" if found.equal else "",
     )
+
+
+def _said(label: str, words: str, style: str = "yellow") -> Text:
+    return Text.assemble((f"{label}: ", style), for_log(words, 2_000))
 
 
 def _differences(differences: list[Difference]) -> Table:
@@ -111,9 +119,9 @@ def replayed(comparisons: Sequence[Comparison], notes: Sequence[str], database: 
     for c in comparisons:
         numbers = (c.first, c.replay, c.equal, len(c.differing), len(c.only_first), len(c.only_replay))
         verdict = (
-            "[green]equal[/]"
+            Text("equal", "green")
             if c.is_equal
-            else "[bold red]not equal[/]"
+            else Text("not equal", "bold red")
             if c.failed
             else for_terminal(c.why, style="yellow")
         )
@@ -207,7 +215,7 @@ def requeued(results: Sequence[tuple[Letter, Outcome]]) -> RenderableType:
     for item, _ in left[:MOST]:
         table.add_row(for_terminal(item.id[:12]), for_terminal(_where(item)), for_terminal(item.letter.reason))
     lines = [f"{counts[outcome]:,} {text}" for outcome, text in reasons.items() if counts[outcome]]
-    return Stack(*([table] if left else []), f"[bold green]{counts['sent']:,} sent again[/]", *lines)
+    return Stack(*([table] if left else []), Text(f"{counts['sent']:,} sent again", "bold green"), *lines)
 
 
 def _where(found: Letter) -> str:

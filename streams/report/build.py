@@ -14,6 +14,7 @@ import msgspec
 from driftline.schemas.errors import ConfigError, PermanentError
 from driftline.schemas.ids import stable_id
 from driftline.schemas.text import for_log, json_for_script
+from driftline.streams.output import write
 
 Row: TypeAlias = Mapping[str, Any]
 
@@ -114,7 +115,7 @@ def write_report(current: Sequence[Row], reference: Sequence[Row], file: Path) -
         ]
         report = evidently.Report([presets.DataDriftPreset(), presets.DataSummaryPreset()])
         done = report.run(*data)
-        write_whole(file, safe_page(done.get_html_str(as_iframe=False)).encode())
+        write([safe_page(done.get_html_str(as_iframe=False)).encode()], file)
         drifts = [drift for metric in done.dict()["metrics"] if (drift := _drift(metric, named)) is not None]
     return Report(str(file), len(current), len(reference), columns.left_out, drifts)
 
@@ -142,16 +143,6 @@ def safe_page(page: str) -> str:
     if not (begin and end):
         raise RuntimeError("Evidently's page has another form than this version of Driftline knows")
     return before.replace(_HEAD, _HEAD + _NO_NETWORK, 1) + begin + json_for_script(data) + end + after
-
-
-def write_whole(file: Path, data: bytes) -> None:
-    """Whole or not at all."""
-    part = file.with_name(f"{file.name}.part")
-    try:
-        part.write_bytes(data)
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _drift(metric: Mapping[str, Any], named: Mapping[str, str]) -> Drift | None:

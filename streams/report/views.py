@@ -18,7 +18,7 @@ def written(report: Report, texts: Sequence[TextEffects], baseline_from: int, ba
     table.add_column("value", justify="right")
     table.add_column("Evidently says")
     for drift in report.columns:
-        says = "[yellow]drifted[/]" if drift.drifted else "[green]same[/]"
+        says = Text("drifted", "yellow") if drift.drifted else Text("same", "green")
         table.add_row(for_terminal(drift.column), for_terminal(drift.method), f"{drift.value:.3g}", says)
     lines = [
         f"{report.current_rows:,} requests, against {report.reference_rows:,} of {show_time(baseline_from)} to "

@@ -9,10 +9,13 @@ from typing import Any
 
 import aiohttp
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from driftline.schemas.clock import ManualClock
 from driftline.schemas.errors import ConfigError
+from driftline.streams import metrics
 from driftline.streams.health import Health, HealthConfig, serve
+from tests.hostile import TEXTS, obeyed
 
 ANY = HealthConfig(port=0)
 TEN_AM = 1_700_000_000_000_000
@@ -64,6 +67,27 @@ async def test_names_that_merely_point_here_are_refused_on_this_machine_and_take
         assert await status(url, "localhost:9464") == 200
     async with serve(health, ANY.model_copy(update={"host": "0.0.0.0"})) as url:
         assert await status(url, "archive.driftline.svc:9464") == 200
+
+
+async def test_what_strangers_wrote_is_text_in_health_and_a_label_in_metrics() -> None:
+    health = Health("archive")
+    for name, text in TEXTS.items():
+        health.wrong(name, text[:5_000], text[:5_000])
+        if name != "surrogates":
+            metrics.DROPPED.labels("test", text[:5_000]).inc()
+    async with serve(health, ANY) as url, aiohttp.ClientSession() as session:
+        async with session.get(f"{url}/healthz") as answer:
+            assert obeyed((await answer.read()).decode("ascii")) == ""
+        async with session.get(f"{url}/metrics") as answer:
+            page = await answer.text()
+    metrics.DROPPED.clear()
+    found = {
+        sample.labels["reason"]
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+        if sample.labels.get("consumer") == "test"
+    }
+    assert found == {text[:5_000] for name, text in TEXTS.items() if name != "surrogates"}
 
 
 def test_what_passes_soon_is_not_told() -> None:

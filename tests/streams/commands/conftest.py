@@ -10,6 +10,9 @@ from pydantic import SecretStr
 from driftline.sinks.clickhouse.config import ClickHouseConfig
 from driftline.sinks.clickhouse.embedded import EmbeddedServer
 from driftline.sinks.clickhouse.migrate import migrate
+from tests.streams.operate.conftest import operate_server, operate_tables
+
+__all__ = ["operate_server", "operate_tables"]
 
 
 @pytest.fixture(scope="session")

@@ -5,10 +5,12 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from driftline.schemas.results import Alert, Evidence, Quantiles, ScoreStats, WindowStats
+from driftline.schemas.results import Alert, BreakerSignal, Evidence, Quantiles, RollbackSignal, ScoreStats, WindowStats
 from driftline.streams.demo.runner import Update
 from driftline.streams.demo.scenario import MINUTE, Scenario
 from driftline.streams.demo.view import DemoView, Series, sparkline
+from tests.hostile import TEXTS, obeyed
+from tests.hostile_events import TS, filled
 
 SCENARIO = Scenario()
 
@@ -83,6 +85,18 @@ def test_a_live_picture_on_a_terminal() -> None:
     assert "open alerts: 1" in picture
     assert "requests a minute" in picture
     assert "costs [more] than before" in picture
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_what_strangers_wrote_is_text(text: str) -> None:
+    kinds = (WindowStats, Evidence, Alert, RollbackSignal, BreakerSignal)
+    results = [filled(kind, text, start=TS, ts=TS, decided_at=TS, at=TS) for kind in kinds]
+    out = io.StringIO()
+    with DemoView(Console(file=out, width=80)) as view:
+        view.update(update(*results))
+        Console(file=out, width=80).print(view._picture(update(), 80, 54))
+    assert obeyed(out.getvalue(), keep="\n") == ""
+    assert "[INST]" in out.getvalue() or "[INST]" not in text
 
 
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 40), (70, 18), (200, 80)])

@@ -34,7 +34,9 @@ def _balance(found: Balance) -> Iterator[RenderableType]:
     for altered in found.altered:
         yield Text.assemble(("Altered: ", "bold red"), for_log(altered, ALTERED))
     if found.altered:
-        yield "[bold red]Different:[/] ClickHouse's tables are not what the migrations made; nothing else was compared"
+        yield _said(
+            "Different", "ClickHouse's tables are not what the migrations made; nothing else was compared", "bold red"
+        )
         return
     if found.differences:
         yield _differences(found.differences)

@@ -81,7 +81,9 @@ async def test_replay_tells_scripts_whether_both_runs_are_equal(pipeline: Pipeli
 
 
 @pytest.mark.parametrize(
-    "arguments", [["reconcile"], ["dlq", "ls"], ["dlq", "show", "x"], ["dlq", "requeue", "--all"]], ids=" ".join
+    "arguments",
+    [["state", "reset", "--role", "judge"], ["dlq", "ls"], ["dlq", "show", "x"], ["dlq", "requeue", "--all"]],
+    ids=" ".join,
 )
 def test_a_kafka_that_is_down_is_one_line(arguments: list[str]) -> None:
     result = CliRunner().invoke(main, arguments, env={"DRIFTLINE_KAFKA__BROKERS": "127.0.0.1:1"})

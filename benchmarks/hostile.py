@@ -167,9 +167,7 @@ class Stalls:
 
     async def look(self) -> None:
         for role, group in GROUPS.items():
-            consumer = AIOKafkaConsumer(
-                group_id=f"{self._prefix}.{group}", enable_auto_commit=False, **self._kafka.client_options()
-            )
+            consumer = AIOKafkaConsumer(group_id=f"{self._prefix}.{group}", **self._kafka.reader_options())
             await consumer.start()
             try:
                 ends = await consumer.end_offsets(self._partitions)

@@ -77,7 +77,7 @@ async def absorbed(kafka: KafkaConfig, last_tick: int, group: list[Worker]) -> f
     """When every partition has absorbed the last tick: its windows are published before its Progress record."""
     topic = Topics(kafka.prefix).progress
     partitions = [TopicPartition(topic, number) for number in range(kafka.partitions)]
-    consumer = AIOKafkaConsumer(**kafka.client_options(), enable_auto_commit=False, auto_offset_reset="earliest")
+    consumer = AIOKafkaConsumer(**kafka.reader_options())
     await consumer.start()
     try:
         consumer.assign(partitions)

@@ -20,6 +20,7 @@ from aiokafka.errors import (
 from aiokafka.protocol.transaction import InitProducerIdRequest
 
 from driftline.producers.config import ProducerConfig
+from driftline.schemas.batches import bounded_batches
 from driftline.schemas.topics import LARGE
 
 logger = logging.getLogger(__name__)
@@ -45,6 +46,17 @@ def client_options(config: ProducerConfig) -> dict[str, Any]:
         options["sasl_plain_username"] = config.sasl_username
         options["sasl_plain_password"] = config.sasl_password and config.sasl_password.get_secret_value()
     return options
+
+
+def reader_options(config: ProducerConfig) -> dict[str, Any]:
+    """For every consumer, `client_options` among them: batches are bounded, and what a transaction took back never
+    happened. Where it begins is the consumer's to say: nothing is committed."""
+    return {
+        **client_options(config),
+        "value_deserializer": bounded_batches,
+        "isolation_level": "read_committed",
+        "enable_auto_commit": False,
+    }
 
 
 async def connect(config: ProducerConfig) -> AIOKafkaProducer:

@@ -16,9 +16,8 @@ from aiokafka.errors import KafkaError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from driftline.producers.config import ProducerConfig
-from driftline.producers.kafka import STOP_TIMEOUT_S, client_options
+from driftline.producers.kafka import STOP_TIMEOUT_S, reader_options
 from driftline.producers.loop_thread import LoopThread
-from driftline.schemas.batches import bounded_batches
 from driftline.schemas.codec import DecodeError, decode
 from driftline.schemas.results import BreakerSignal, RollbackSignal
 from driftline.schemas.topics import Topics
@@ -81,10 +80,7 @@ class SignalListener:
         consumer = AIOKafkaConsumer(
             self._rollbacks,
             self._breakers,
-            value_deserializer=bounded_batches,
-            **client_options(self._config),
-            group_id=None,
-            enable_auto_commit=False,
+            **reader_options(self._config),
             auto_offset_reset=self._since,
         )
         try:

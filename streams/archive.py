@@ -19,7 +19,6 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListen
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError, KafkaTimeoutError
 from tenacity import AsyncRetrying, before_sleep_log, retry_if_exception, wait_random_exponential
 
-from driftline.schemas.batches import bounded_batches
 from driftline.schemas.clock import Clock, SystemClock
 from driftline.schemas.codec import DecodeError, Reject, bounded, decode, decode_logged, encode
 from driftline.schemas.events import CONTROLS, Trace
@@ -34,8 +33,9 @@ from driftline.streams.health import Health
 from driftline.streams.poison import ArchiveConfig, PoisonWatch
 from driftline.streams.ready import mark_ready
 from driftline.streams.runtime import lost
+from driftline.streams.runtime.admin import require_topics, wait_for_broker
 from driftline.streams.runtime.config import KafkaConfig
-from driftline.streams.runtime.watch import ConsumerWatch
+from driftline.streams.runtime.watch import PATIENCE_S, ConsumerWatch, kafka_away
 from driftline.streams.tables import watch_tables
 
 logger = logging.getLogger(__name__)
@@ -300,6 +300,7 @@ class Archive:
         """To the topic of dead letters, acknowledged. A repeat has the same id."""
         if not letters:
             return
+        partitions = len(await self._producer.partitions_for(self._topics.dlq))  # of the events topic there may be more
         first = letters[0]
         logger.warning(
             "%d dead letters, the first from %s[%d]@%d: %s",
@@ -314,7 +315,10 @@ class Archive:
             with attempt:
                 acks = [
                     await self._producer.send(
-                        self._topics.dlq, encode(letter), key=letter.key, partition=letter.partition
+                        self._topics.dlq,
+                        encode(letter),
+                        key=letter.key,
+                        partition=letter.partition % partitions,
                     )
                     for letter in letters
                 ]
@@ -361,8 +365,8 @@ async def run_archive(
     health: Health | None = None,
 ) -> None:
     """Archive until `stop` is set. Waits for ClickHouse for as long as it is away, or a table altered; raises
-    ConfigError for a database that is so at the start, or whose migrations are not ours, and PermanentError when a
-    table takes nothing."""
+    ConfigError for a database that is so at the start, or whose migrations are not ours, and for topics that are missing
+    or have another number of partitions, and PermanentError when a table takes nothing."""
     work = asyncio.create_task(
         _archive(kafka, clickhouse, topics, pricing, config or ArchiveConfig(), health or Health("archive"), stop)
     )
@@ -403,18 +407,20 @@ async def _archive(
             f"{do}; rows wait in Kafka, nothing is lost, and the role goes on by itself",
         )
 
+    with health.until_done("start", *kafka_away(kafka), after_s=PATIENCE_S):
+        await wait_for_broker(kafka, timeout_s=60)
+    await require_topics(kafka, [topics.events, *result_types(topics)])
     writer = await Writer.open(clickhouse, clickhouse_failed, config.poison_limit)
     poison = PoisonWatch(config.poison_limit)
     health.right(CLICKHOUSE)
     consumer = AIOKafkaConsumer(
-        value_deserializer=bounded_batches,
         group_id=f"{topics.prefix}.archive",
         # ClickHouse may be away for hours. Heartbeats alone say that this member lives, so it keeps its partitions.
         max_poll_interval_ms=FOREVER_MS,
         rebalance_timeout_ms=round(REBALANCE_S * 1000),
         max_partition_fetch_bytes=FETCH_BYTES,
-        **kafka.client_options(),
-        **{**kafka.group_options(), **lost.NO_RESET, "fetch_max_wait_ms": FETCH_WAIT_MS},
+        **kafka.reader_options(FETCH_WAIT_MS),
+        **kafka.group_options(),
     )
     watch = ConsumerWatch("archive", consumer, kafka, health)
     options = {

@@ -147,14 +147,20 @@ def topics() -> None:
 @topics.command("apply")
 @click.pass_context
 def topics_apply(ctx: click.Context) -> None:
-    """Create the topics that are missing and report those that differ. Never deletes."""
+    """Create the topics that are missing, add partitions where there are too few, and report what else differs.
+
+    Never deletes. Adding partitions is explained in infra/growing.md.
+    """
     from driftline.streams.runtime.admin import apply_topics
 
     settings = settings_of(ctx)
-    table = Table("topic", "state", "what differs, and what to do")
-    for status in asyncio.run(apply_topics(settings.kafka, settings.topics)):
-        table.add_row(status.name, status.state, for_terminal("; ".join(status.notes)))
+    table = Table("topic", "state", "notes")
+    outcomes = asyncio.run(apply_topics(settings.kafka, settings.topics))
+    for outcome in outcomes:
+        table.add_row(outcome.name, outcome.state, for_terminal("; ".join(outcome.notes)))
     console.print(table)
+    if any(outcome.state == "grown" for outcome in outcomes):
+        console.print("Partitions were added: start all roles again with these settings.")
 
 
 for command in (

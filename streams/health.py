@@ -12,7 +12,7 @@ import math
 import os
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
@@ -53,11 +53,21 @@ class Problem:
     until: float = math.inf  # monotonic seconds
 
 
+@dataclass(frozen=True)
+class Note:
+    """Good to know, and nothing wrong."""
+
+    what: str
+    do: str
+
+
 class Health:
     """What is wrong with one role, told by its parts, each under a key of its own."""
 
-    def __init__(self, role: str, clock: Clock | None = None) -> None:
+    def __init__(self, role: str, clock: Clock | None = None, notes: Callable[[], Sequence[Note]] = lambda: ()) -> None:
+        """`notes`: what the report says beside problems."""
         self.role = role
+        self._notes = notes
         self.ready = False  # set and cleared by whoever holds the partitions
         self._clock = clock or SystemClock()
         self._problems: dict[str, Problem] = {}
@@ -103,6 +113,7 @@ class Health:
             "problems": [
                 {"what": p.what, "since": utc(p.since).isoformat(timespec="seconds"), "do": p.do} for p in problems
             ],
+            "notes": [{"what": note.what, "do": note.do} for note in self._notes()],
         }
 
 

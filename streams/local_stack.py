@@ -49,7 +49,8 @@ class LocalStack:
         self._server = EmbeddedServer(
             folder / "clickhouse", settings.stack.clickhouse_port, password=_password(settings.stack)
         )
-        partitions = settings.kafka.partitions if "partitions" in settings.kafka.model_fields_set else PARTITIONS
+        chosen = settings.kafka.model_fields_set & {"partitions", "homes"}
+        partitions = settings.kafka.partitions if chosen else PARTITIONS
         self._own_key = self._broker is not None and settings.kafka.has_no_key
         self.kafka: KafkaConfig = (
             settings.kafka.for_embedded(fetch_max_wait_ms).model_copy(
@@ -114,6 +115,7 @@ class LocalStack:
             RunningStack(
                 brokers=self.kafka.brokers,
                 partitions=self.kafka.partitions,
+                homes=self.kafka.home_partitions,
                 control_key_file=self.kafka.control_key_file,
                 embedded=self._broker is not None,
                 clickhouse=self._server.dsn,

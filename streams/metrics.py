@@ -19,6 +19,11 @@ EVENTS_IN = Counter(
     "Events (or results) found in the records, those that could not be decoded included.",
     ["consumer", "topic"],
 )
+ARRIVED = Counter(
+    "driftline_events_arrived",
+    "Events by where the monitor met them: at their app's home, or elsewhere, from where they are sent there.",
+    ["partition", "where"],
+)
 RESULTS_OUT = Counter("driftline_results_out", "Records published and acknowledged.", ["consumer", "topic"])
 ROWS_OUT = Counter("driftline_rows_out", "Rows that ClickHouse acknowledged.", ["table"])
 NOTICES_DELIVERED = Counter("driftline_notices_delivered", "Notices that a receiver took.", ["consumer"])

@@ -22,7 +22,6 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import CommitFailedError
 from aiokafka.structs import ConsumerRecord
 
-from driftline.schemas.batches import bounded_batches
 from driftline.schemas.clock import Clock, SystemClock
 from driftline.schemas.codec import DecodeError, decode
 from driftline.schemas.errors import ConfigError, PermanentError, RetryableError
@@ -112,9 +111,8 @@ class Courier(ConsumerRebalanceListener):
         self._newest_ms: dict[TopicPartition, int] = {}  # the Kafka timestamp of the record before it
         self._committed: dict[TopicPartition, int] = {}  # of the partitions that are ours; NEVER at a first start
         self._consumer = AIOKafkaConsumer(
-            value_deserializer=bounded_batches,
-            **kafka.client_options(),
-            **{**kafka.group_options(), **lost.NO_RESET, "fetch_max_wait_ms": FETCH_WAIT_MS},
+            **kafka.reader_options(FETCH_WAIT_MS),
+            **kafka.group_options(),
             group_id=f"{topics.prefix}.notify.{notifier.name}",
             max_poll_interval_ms=IDLE_MS,
         )

@@ -40,20 +40,27 @@ def run_judge(settings: Settings) -> None:
 
 
 def run_monitor(settings: Settings) -> None:
+    from driftline.streams.keying import Keying
     from driftline.streams.monitor.drift import drift_fold_factory
     from driftline.streams.monitor.fold import monitor_fold_factory
     from driftline.streams.runtime.worker import Source, Ticker, run_faust_role
     from driftline.streams.shaping import shaping
 
     topics = settings.topics
-    monitor = monitor_fold_factory(settings.monitor, settings.detectors, topics)
+    keying = Keying(topics)
+    monitor = monitor_fold_factory(settings.monitor, settings.detectors, topics, keying.arrived)
     drift = drift_fold_factory(settings.monitor, settings.detectors, topics)
     sources = [
         Source(topics.events, "monitor", monitor, shaping("monitor", settings)),
         Source(topics.embeddings, "drift", drift, shaping("drift", settings)),
     ]
     ticker = Ticker(SystemClock(), settings.ticks.interval_s) if settings.ticks.enabled else None
-    run_faust_role("monitor", settings.kafka, topics, sources, ticker=ticker, health=settings.health)
+    run_faust_role(
+        *("monitor", settings.kafka, topics, sources),
+        ticker=ticker,
+        health=settings.health,
+        notes=lambda: keying.notes,
+    )
 
 
 def run_archive(settings: Settings) -> None:

@@ -21,6 +21,7 @@ KEY = "control.key"  # signs the stack's control records
 class RunningStack(msgspec.Struct, frozen=True, kw_only=True):
     brokers: str
     partitions: int
+    homes: int
     control_key_file: Path | None = None
     embedded: bool  # the brokers are the embedded one, which lacks some of Kafka
     clickhouse: str  # DSN; may hold a secret, so the file is for its owner alone
@@ -77,8 +78,8 @@ def with_running_stack(settings: Settings, folder: Path | None = None) -> Settin
     changes: dict[str, object] = {}
     if "brokers" not in settings.kafka.model_fields_set:
         kafka = settings.kafka.for_embedded() if stack.embedded else settings.kafka
-        theirs = {"brokers": stack.brokers, "partitions": stack.partitions, "control_key_file": stack.control_key_file}
-        changes["kafka"] = kafka.model_copy(update=theirs)
+        theirs = ("brokers", "partitions", "homes", "control_key_file")
+        changes["kafka"] = kafka.model_copy(update={name: getattr(stack, name) for name in theirs})
     if "dsn" not in settings.clickhouse.model_fields_set:
         changes["clickhouse"] = settings.clickhouse.model_copy(update={"dsn": SecretStr(stack.clickhouse)})
     found = settings.model_copy(update=changes)

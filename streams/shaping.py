@@ -12,7 +12,8 @@ from functools import reduce
 
 from driftline.streams.settings import Settings
 
-_TIME_AND_PLACE = ("kafka.partitions", "detectors.budget.tick_s")  # apps' homes; ticks are numbers
+_HOMES = "kafka.homes"  # where apps are counted
+_TIME_AND_PLACE = (_HOMES, "detectors.budget.tick_s")  # ticks are numbers
 
 SHAPING: Mapping[str, tuple[str, ...]] = {  # by fold
     "monitor": (
@@ -34,7 +35,7 @@ SHAPING: Mapping[str, tuple[str, ...]] = {  # by fold
         "detectors.embedding_drift.block_events",  # whose sums are samples
         "detectors.embedding_witness.bets",
     ),
-    "embed": ("embed.sample.window_s",),  # budgets are of numbered windows
+    "embed": (_HOMES, "embed.sample.window_s"),  # budgets are of numbered windows
     "judge": (),
 }
 
@@ -45,5 +46,5 @@ def shaping(fold: str, settings: Settings) -> dict[str, str]:
 
 
 def _value(key: str, settings: Settings) -> str:
-    value: object = reduce(getattr, key.split("."), settings)
+    value: object = settings.kafka.home_partitions if key == _HOMES else reduce(getattr, key.split("."), settings)
     return json.dumps(sorted(value) if isinstance(value, dict) else value)

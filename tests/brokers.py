@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.admin.records_to_delete import RecordsToDelete
 from aiokafka.structs import ConsumerRecord, RecordMetadata
@@ -199,6 +199,15 @@ class Kafka:
                 return settings.items() <= {entry[0]: entry[1] for entry in entries}.items()
 
             await eventually(told, f"{topic} is altered")
+        finally:
+            await admin.close()
+
+    async def add_partitions(self, topic: str, partitions: int) -> None:
+        """Until there are so many, as `kafka-topics --alter` does."""
+        admin = AIOKafkaAdminClient(**self.config.client_options())
+        await admin.start()
+        try:
+            await admin.create_partitions({topic: NewPartitions(partitions)})
         finally:
             await admin.close()
 

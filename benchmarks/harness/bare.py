@@ -39,9 +39,13 @@ DIGITS = 16  # of every time
 
 
 class _Ready(ConsumerRebalanceListener):  # type: ignore[misc]  # untyped
+    def __init__(self, consumer: AIOKafkaConsumer) -> None:
+        self._consumer = consumer
+
     async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None: ...
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
+        await self._consumer.seek_to_beginning(*assigned)  # its group is new each time
         mark_ready()
 
 
@@ -107,9 +111,14 @@ async def _chunks(rows: list[bytes]) -> AsyncIterator[bytes]:
 
 
 async def main(kafka: KafkaConfig, dsn: str, database: str) -> None:
-    options = {**kafka.client_options(), **kafka.group_options(), "max_partition_fetch_bytes": FETCH_BYTES}
-    consumer = AIOKafkaConsumer(group_id=f"{kafka.prefix}.bare", max_poll_interval_ms=600_000, **options)
-    consumer.subscribe([Topics(kafka.prefix).events], listener=_Ready())
+    consumer = AIOKafkaConsumer(
+        group_id=f"{kafka.prefix}.bare",
+        max_poll_interval_ms=600_000,
+        max_partition_fetch_bytes=FETCH_BYTES,
+        **kafka.reader_options(),
+        **kafka.group_options(),
+    )
+    consumer.subscribe([Topics(kafka.prefix).events], listener=_Ready(consumer))
     await consumer.start()
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)) as session:
         await Loop(session, dsn, database).run(consumer)

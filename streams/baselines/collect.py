@@ -136,7 +136,7 @@ async def embeddings_of(log: Log, settings: Settings, app: str, since: int) -> R
 
     :raises RetryableError: Kafka does not answer.
     """
-    number = home(app, settings.kafka.partitions)
+    number = home(app, settings.kafka.home_partitions)
     [partition] = [tp for tp in await log.partitions(settings.topics.embeddings) if tp.partition == number]
     sent_from = since - settings.monitor.windows.ahead_s * MICROSECONDS
     return log.read(await log.starts([partition], sent_from))

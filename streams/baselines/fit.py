@@ -154,7 +154,7 @@ async def publish(settings: Settings, baselines: Sequence[Baseline], at: int) ->
                 id=stable_id("baseline_set", baseline.id, baseline.fitted_at),
                 baseline=baseline,
             )
-            partition = home(baseline.app, kafka.partitions)
+            partition = home(baseline.app, kafka.home_partitions)
             value = encode_event(topics.controls.signed(event, partition))
             await producer.send_and_wait(topics.events, value, key=baseline.app.encode(), partition=partition)
     except KafkaError as error:

@@ -32,6 +32,7 @@ class RoleStatus(msgspec.Struct, frozen=True):
     state: State
     lag_records: int | None  # of all its partitions; None: it does not say
     problems: list[str]
+    notes: list[str] = []  # good to know, and nothing wrong
 
 
 @click.command("status")
@@ -85,9 +86,10 @@ async def _ask(session: aiohttp.ClientSession, role: str, url: str) -> RoleStatu
         reason = "no answer" if isinstance(error, TimeoutError) else str(error)
         return RoleStatus(role, url, "silent", None, [f"{reason}: see that the role runs, and its log"])
     problems = [f"{p.get('what')}; {p.get('do')} (since {p.get('since')})" for p in report.get("problems", [])]
+    notes = [f"{note.get('what')}; {note.get('do')}" for note in report.get("notes", [])]
     state: State = "unhealthy" if problems else "ready" if report.get("ready") else "starting"
     lag = sum(int(float(value)) for value in lags) if lags else None
-    return RoleStatus(str(report.get("role", role)), url, state, lag, problems)
+    return RoleStatus(str(report.get("role", role)), url, state, lag, problems, notes)
 
 
 def _shown(roles: list[RoleStatus], addresses: Mapping[str, str]) -> RenderableType:
@@ -103,5 +105,10 @@ def _shown(roles: list[RoleStatus], addresses: Mapping[str, str]) -> RenderableT
         for role in roles
         for problem in role.problems
     ]
+    known = [
+        Text.assemble((f"{for_log(role.role)}: ", "bold yellow"), for_log(note, 2_000))
+        for role in roles
+        for note in role.notes
+    ]
     where = [Text(f"{name} {for_log(address)}") for name, address in addresses.items()]
-    return Stack(table, *wrong, *where)
+    return Stack(table, *wrong, *known, *where)

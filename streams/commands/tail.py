@@ -13,7 +13,6 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 from rich.text import Text
 
-from driftline.schemas.batches import bounded_batches
 from driftline.schemas.clock import utc
 from driftline.schemas.codec import DecodeError, decode, decode_logged
 from driftline.schemas.errors import RetryableError
@@ -22,7 +21,6 @@ from driftline.schemas.text import for_log
 from driftline.schemas.topics import Topics
 from driftline.streams.operate.commands import settings_of
 from driftline.streams.runtime.admin import require_topics
-from driftline.streams.runtime.config import COMMITTED
 from driftline.streams.settings import Settings
 from driftline.streams.terminal import console
 
@@ -81,13 +79,7 @@ def _topics_of(types: Collection[str], topics: Topics) -> list[str]:
 async def _records(settings: Settings, topics: list[str]) -> AsyncGenerator[tuple[str, bytes | None], None]:
     """From now on. Raises ConfigError for a topic that is missing, RetryableError when Kafka does not answer."""
     await require_topics(settings.kafka, topics)
-    consumer = AIOKafkaConsumer(
-        value_deserializer=bounded_batches,
-        isolation_level=COMMITTED,
-        enable_auto_commit=False,
-        auto_offset_reset="latest",
-        **settings.kafka.client_options(),
-    )
+    consumer = AIOKafkaConsumer(**settings.kafka.reader_options())
     try:
         await consumer.start()
         partitions = [TopicPartition(topic, n) for topic in topics for n in range(settings.kafka.partitions)]

@@ -91,7 +91,7 @@ def _stack(settings: Settings, brokers: str | None, config_file: Path | None, on
     folder = settings.stack.state_dir / FOLDER
     local = settings.stack.model_copy(update={"state_dir": folder, "kafka_port": 0, "clickhouse_port": 0})
     health = settings.health.model_copy(update={"port": 0})  # beside a stack that runs
-    kafka = settings.kafka.model_copy(update={"partitions": 1})  # one app is one partition
+    kafka = settings.kafka.model_copy(update={"partitions": 1, "homes": None})  # one app is one partition
     if brokers:  # it may hold anything, an earlier demo too
         kafka = kafka.model_copy(update={"prefix": f"{kafka.prefix}-demo-{SystemClock().now()}"})
     return LocalStack(

@@ -16,7 +16,6 @@ from typing import Any, Self, TypeAlias
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from driftline.producers import BreakerState, CanaryRouter, Tracer
-from driftline.schemas.batches import bounded_batches
 from driftline.schemas.clock import Clock, SystemClock
 from driftline.schemas.codec import decode, encode_event
 from driftline.schemas.errors import DriftlineError
@@ -179,7 +178,7 @@ class Pipeline:
         self._kafka = kafka
         self._clock = clock
         self._topics = kafka.topics
-        self._partition = home(app, kafka.partitions)
+        self._partition = home(app, kafka.home_partitions)
         self._types: dict[str, Any] = {
             self._topics.alerts: Alert,
             self._topics.rollbacks: RollbackSignal,
@@ -193,15 +192,8 @@ class Pipeline:
         self._read: dict[str, int] = dict.fromkeys(self._types, -1)
 
     async def __aenter__(self) -> Self:
-        options = self._kafka.client_options()
-        self._producer = AIOKafkaProducer(**options, **self._kafka.producer_options(linger_ms=0))
-        self._consumer = AIOKafkaConsumer(
-            value_deserializer=bounded_batches,
-            **options,
-            enable_auto_commit=False,
-            group_id=None,
-            fetch_max_wait_ms=self._kafka.fetch_max_wait_ms,
-        )
+        self._producer = AIOKafkaProducer(**self._kafka.client_options(), **self._kafka.producer_options(linger_ms=0))
+        self._consumer = AIOKafkaConsumer(**self._kafka.reader_options())
         await self._producer.start()
         await self._consumer.start()
         mine = [TopicPartition(topic, self._partition) for topic in (self._topics.progress, *self._types)]

@@ -1,8 +1,8 @@
 """The events half of the monitor: the log to windows at once, and to detectors at each tick."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import compress
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
@@ -44,6 +44,9 @@ from driftline.streams.monitor.watch import Watch
 from driftline.streams.monitor.windows import Windows
 from driftline.streams.pricing import Pricer
 
+Arrived: TypeAlias = Callable[[int, int, int, str], None]
+"""(partition, events at home there, events of apps at home elsewhere, one of those apps or "")"""
+
 VERSION = 6  # of the snapshot's layout
 CHUNK = 1_000  # events that become columns together: enough for arrays to pay, few enough to stay in the cache
 
@@ -62,8 +65,10 @@ class MonitorFold:
         snapshot: bytes | None,
         watch: type[Watch] = Watch,
         partition: int | None = None,
+        arrived: Arrived | None = None,
     ) -> None:
-        """`partition`: of the events topic; None: over records that Driftline makes itself, of apps from anywhere."""
+        """`partition`: of the events topic; None: over records that Driftline makes itself, of apps from anywhere.
+        `arrived`: told of each `absorb`'s events."""
         state = load_state(snapshot, "monitor", VERSION)
         self._pricer = pricer
         self._publish = Publisher(topics)
@@ -74,6 +79,7 @@ class MonitorFold:
         self._forwarded: int = state.get("forwarded", 0)
         self._adopted: int = state.get("adopted", 0)
         self._intake = Intake(topics, partition)
+        self._partition, self._arrived = partition, arrived
         self._seen = RecentKeys(config.dedup, config.windows, state.get("seen"))
         self._left_out = LeftOuts(config.windows, state.get("left_out"))
         self._windows = Windows(config.windows, state.get("windows"))
@@ -140,6 +146,7 @@ class MonitorFold:
     async def absorb(self, records: Sequence[Record]) -> list[Output]:
         outputs: list[Output] = []
         batch: list[Event] = []
+        at_home, away_before, app = 0, self._forwarded, ""
         if records:
             self._left_out.begin(records[0])
         for record in records:
@@ -153,8 +160,10 @@ class MonitorFold:
                 self._adopted += adopted
             if away:
                 self._forwarded += len(away)
+                app = away[0].app
                 outputs += self._intake.forward(record.offset, away)
             if Tick not in map(type, events):
+                at_home += len(events) - adopted
                 batch += events
                 if len(batch) >= CHUNK:
                     self._take(batch)
@@ -168,6 +177,8 @@ class MonitorFold:
                 else:
                     batch.append(event)
         self._take(batch)
+        if self._arrived is not None and self._partition is not None:
+            self._arrived(self._partition, at_home, self._forwarded - away_before, app)
         return outputs
 
     def _take(self, events: Sequence[Event]) -> None:
@@ -286,10 +297,12 @@ class Publisher:
         return Output(self._topic[type(result)], key.encode(), encode(result))
 
 
-def monitor_fold_factory(config: MonitorConfig, detectors: DetectorsConfig, topics: Topics) -> FoldFactory:
+def monitor_fold_factory(
+    config: MonitorConfig, detectors: DetectorsConfig, topics: Topics, arrived: Arrived | None = None
+) -> FoldFactory:
     pricer = Pricer()
 
     def make(partition: int, snapshot: bytes | None) -> Fold:
-        return MonitorFold(config, detectors, topics, pricer, snapshot, partition=partition)
+        return MonitorFold(config, detectors, topics, pricer, snapshot, partition=partition, arrived=arrived)
 
     return make

@@ -7,10 +7,9 @@ from typing import Self, TypeVar
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
-from driftline.schemas.batches import bounded_batches
 from driftline.schemas.errors import RetryableError
 from driftline.streams.runtime.admin import require_topics
-from driftline.streams.runtime.config import COMMITTED, KafkaConfig
+from driftline.streams.runtime.config import KafkaConfig
 from driftline.streams.runtime.state import read_newest
 
 T = TypeVar("T")
@@ -76,14 +75,7 @@ class Log:
 
     def _new_consumer(self, group: str | None = None) -> AIOKafkaConsumer:
         return AIOKafkaConsumer(
-            value_deserializer=bounded_batches,
-            group_id=group,
-            enable_auto_commit=False,
-            auto_offset_reset="none",  # a beginning deleted while it is read must not go unnoticed
-            max_partition_fetch_bytes=FETCH_BYTES,
-            fetch_max_wait_ms=WAIT_MS,
-            isolation_level=COMMITTED,
-            **self._config.client_options(),
+            group_id=group, max_partition_fetch_bytes=FETCH_BYTES, **self._config.reader_options(WAIT_MS)
         )
 
     async def __aenter__(self) -> Self:

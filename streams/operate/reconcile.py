@@ -73,7 +73,7 @@ async def reconcile(settings: Settings, selection: Selection, *, wait_s: float, 
             await asyncio.to_thread(tally.touch, tp.partition, records)
     tell("comparing", 0, 1)
     grace = settings.monitor.windows.grace_s
-    return await asyncio.to_thread(compare, tally, stored, reaches, grace, home_among(settings.kafka.partitions))
+    return await asyncio.to_thread(compare, tally, stored, reaches, grace, home_among(settings.kafka.home_partitions))
 
 
 def _altered(config: ClickHouseConfig) -> list[Altered]:

@@ -154,7 +154,7 @@ async def _from_log(settings: Settings, span: Span, results: Results, tell: Tell
             "The replay does not start where the log began, so detectors learn their baselines anew: "
             "evidence, alerts, rollbacks and breakers are shown and need not be equal."
         )
-    return Scope(span, home_among(settings.kafka.partitions), expectations, notes, extents=extents)
+    return Scope(span, home_among(settings.kafka.home_partitions), expectations, notes, extents=extents)
 
 
 async def _absorbed(log: Log, settings: Settings, notes: list[str]) -> dict[tuple[FoldName, int], Absorbed]:
@@ -184,7 +184,7 @@ async def _absorbed(log: Log, settings: Settings, notes: list[str]) -> dict[tupl
 async def _from_tables(settings: Settings, span: Span, results: Results, tell: Tell) -> Scope:
     windows, topics, pricer = settings.monitor.windows, settings.topics, Pricer()
     first = await asyncio.to_thread(_first_run, settings.clickhouse, span, windows.size_s)
-    home = home_among(settings.kafka.partitions)
+    home = home_among(settings.kafka.home_partitions)
     closed: dict[int, int] = {}
     for app, end in first.ends.items():
         closed[home(app)] = max(end, closed.get(home(app), 0))

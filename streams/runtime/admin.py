@@ -3,11 +3,11 @@
 import asyncio
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
@@ -25,33 +25,73 @@ VISIBLE_TIMEOUT_S = 30.0  # until a topic just created shows up in the cluster's
 @dataclass(frozen=True)
 class TopicOutcome:
     name: str
-    state: Literal["created", "ok", "differs"]
-    notes: tuple[str, ...] = ()  # what differs from the declaration, and what to do; empty unless `differs`
+    state: Literal["created", "grown", "ok", "differs"]
+    notes: tuple[
+        str, ...
+    ] = ()  # what differs from the declaration, and what to do; of `grown` from how many partitions
 
 
 async def apply_topics(config: KafkaConfig, topics: Topics) -> list[TopicOutcome]:
-    """Create the topics that are missing, and report where existing ones differ from their declaration.
+    """Create the topics that are missing, add partitions to those with too few, and report where existing ones differ
+    from their declaration.
 
-    :raises RetryableError: the broker does not answer, or refuses to create a topic; one line that says which and why.
+    :raises ConfigError: partitions would have to go, or apps to move.
+    :raises RetryableError: the broker does not answer, or refuses to create or grow a topic; one line that says which
+        and why.
     """
     async with _Admin(config) as admin:
         try:
             declared = topics.all()
             partitions = await _partition_counts(admin, (topic.name for topic in declared))
             missing = [topic for topic in declared if topic.name not in partitions]
+            growing = to_grow(config, topics, partitions)
             created = await _create(admin, config, missing)
             existing = [topic for topic in declared if topic.name not in created]
             settings = await _settings(admin, existing)
-            if created:
-                await _wait_until_visible(admin, created)
+            for name in growing:
+                await admin.create_partitions({name: NewPartitions(config.partitions)})
+            if created or growing:
+                await _wait_until_visible(admin, {*created, *growing}, config.partitions)
         except KafkaError as error:
-            raise RetryableError(f"Kafka at {config.brokers} refused to list or create topics: {error!r}") from error
+            raise RetryableError(
+                f"Kafka at {config.brokers} refused to list, create or grow topics: {error!r}"
+            ) from error
     return [
         TopicOutcome(topic.name, "created")
         if topic.name in created
-        else _compare(topic, config, partitions.get(topic.name), settings.get(topic.name, {}))
+        else _compare(topic, settings.get(topic.name, {}), partitions[topic.name] if topic.name in growing else None)
         for topic in declared
     ]
+
+
+def to_grow(config: KafkaConfig, topics: Topics, partitions: Mapping[str, int]) -> Sequence[str]:
+    """Which of the existing topics, with so many `partitions` each, need more, in the order in which they get them:
+    what is computed from the events has its place before there are any.
+
+    :raises ConfigError: one has too many, which Kafka never takes away; or apps' homes would be elsewhere than where
+        they have been counted so far.
+    """
+    for name, count in partitions.items():
+        if count > config.partitions:
+            raise too_many(config, name, count)
+    fewest = min(partitions.values(), default=config.partitions)
+    if config.home_partitions > fewest:
+        raise ConfigError(
+            f"Topics have {fewest} partitions, and kafka.partitions is {config.partitions}: set kafka.homes = {fewest} "
+            "beside it, so that apps stay where they are counted, and run this again. infra/growing.md says what "
+            "adding partitions does"
+        )
+    return sorted((n for n, count in partitions.items() if count < config.partitions), key=topics.events.__eq__)
+
+
+def too_many(config: KafkaConfig, topic: str, partitions: int) -> ConfigError:
+    """Somebody has added partitions to a topic."""
+    return ConfigError(
+        f"Topic {topic} has {partitions} partitions, and kafka.partitions is {config.partitions}; Kafka never takes "
+        f"partitions away. Set kafka.partitions = {partitions} and kafka.homes = {config.home_partitions} for all "
+        "roles, run `driftline topics apply`, which grows the other topics too, and start the roles again: what came "
+        "meanwhile is in Kafka, and is taken then"
+    )
 
 
 async def wait_for_broker(config: KafkaConfig, timeout_s: float = 30.0) -> None:
@@ -79,16 +119,20 @@ async def wait_for_broker(config: KafkaConfig, timeout_s: float = 30.0) -> None:
 
 
 async def require_topics(config: KafkaConfig, names: Iterable[str]) -> None:
-    """:raises ConfigError: a topic is missing or has another number of partitions than configured."""
+    """:raises ConfigError: a topic is missing or has another number of partitions than configured.
+    :raises RetryableError: Kafka does not answer."""
     wanted = list(names)
     async with _Admin(config) as admin:
         partitions = await _partition_counts(admin, wanted)
     for name in wanted:
         if name not in partitions:
             raise ConfigError(f"Topic {name} is missing: run `driftline topics apply`")
-        if partitions[name] != config.partitions:
+        if partitions[name] > config.partitions:
+            raise too_many(config, name, partitions[name])
+        if partitions[name] < config.partitions:
             raise ConfigError(
-                f"Topic {name} has {partitions[name]} partitions, but partitions = {config.partitions} is configured"
+                f"Topic {name} has {partitions[name]} partitions, and kafka.partitions is {config.partitions}: run "
+                "`driftline topics apply`, which adds them"
             )
 
 
@@ -181,9 +225,10 @@ async def _create(admin: Any, config: KafkaConfig, missing: list[Topic]) -> set[
     return created
 
 
-async def _wait_until_visible(admin: Any, names: set[str]) -> None:
+async def _wait_until_visible(admin: Any, names: set[str], partitions: int) -> None:
+    expected = dict.fromkeys(names, partitions)
     async with asyncio.timeout(VISIBLE_TIMEOUT_S):
-        while names - (await _partition_counts(admin, names)).keys():  # noqa: ASYNC110 (only asking tells)
+        while await _partition_counts(admin, names) != expected:  # noqa: ASYNC110 (only asking tells)
             await asyncio.sleep(0.05)
 
 
@@ -200,17 +245,13 @@ async def _settings(admin: Any, existing: list[Topic]) -> dict[str, dict[str, st
     return found
 
 
-def _compare(topic: Topic, config: KafkaConfig, partitions: int | None, settings: dict[str, str]) -> TopicOutcome:
-    notes = []
-    if partitions is not None and partitions != config.partitions:
-        notes.append(
-            f"has {partitions} partitions, {config.partitions} are configured: set partitions = {partitions}, "
-            "or use another prefix (adding partitions would move apps away from their state)"
-        )
-    notes += [
+def _compare(topic: Topic, settings: dict[str, str], grown_from: int | None) -> TopicOutcome:
+    notes = [
         f"{key} is {settings[key]}, {value} is declared: "
         f"kafka-configs --alter --topic {topic.name} --add-config {key}={value}"
         for key, value in topic.config().items()
         if key in settings and settings[key] != value
     ]
+    if grown_from is not None:
+        return TopicOutcome(topic.name, "grown", (f"had {grown_from} partitions", *notes))
     return TopicOutcome(topic.name, "differs" if notes else "ok", tuple(notes))

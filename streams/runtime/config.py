@@ -6,11 +6,11 @@ from typing import Any, Literal, Self
 from aiokafka.helpers import create_ssl_context
 from pydantic import Field, SecretStr, field_validator, model_validator
 
+from driftline.schemas.batches import bounded_batches
 from driftline.schemas.config import Config
 from driftline.schemas.errors import ConfigError
 from driftline.schemas.topics import LARGE, Topics
 
-COMMITTED = "read_committed"  # for every consumer: what a producer's transaction took back never happened
 SHORTEST_KEY = 16  # characters of a control key: nobody guesses 64 random bits
 
 
@@ -20,12 +20,14 @@ IDLE_FETCH_MS = (
 
 
 class KafkaConfig(Config):
-    """One Kafka cluster as every role, the SDK's producer and the administration see it. The three `*_options` methods
+    """One Kafka cluster as every role, the SDK's producer and the administration see it. The `*_options` methods
     return keyword arguments for aiokafka's classes."""
 
     brokers: str = "127.0.0.1:9092"  # host:port, comma-separated; the embedded broker's own default
     prefix: str = Field(default="driftline", pattern=r"^[A-Za-z0-9._-]{1,100}$")  # of all topics and consumer groups
-    partitions: int = Field(default=4, ge=1)  # of every topic: the most workers a role can use; apps' homes among them
+    partitions: int = Field(default=4, ge=1)  # of every topic: the most workers a role can use
+    # Apps are at home in the first so many partitions; unset: in all. It stays as it was when partitions are added.
+    homes: int | None = Field(default=None, ge=1)
     # Signs what Driftline itself writes into the events topic: the same for all roles and commands. At most one of the
     # two; without, it is derived from the prefix, which keeps accidents out, not attackers.
     control_key: SecretStr | None = None
@@ -73,6 +75,8 @@ class KafkaConfig(Config):
     def _consistent(self) -> Self:
         if self.heartbeat_interval_s * 2 > self.session_timeout_s:
             raise ValueError("heartbeat_interval_s must be at most half of session_timeout_s")
+        if self.home_partitions > self.partitions:
+            raise ValueError(f"homes is {self.homes}, and there are {self.partitions} partitions: it is at most that")
         if self.control_key is not None and self.control_key_file is not None:
             raise ValueError("control_key and control_key_file are both set: leave one out")
         if self.control_key is not None and len(self.control_key.get_secret_value()) < SHORTEST_KEY:
@@ -84,7 +88,12 @@ class KafkaConfig(Config):
     @property
     def topics(self) -> Topics:
         """:raises ConfigError: the key of control records cannot be read."""
-        return Topics(self.prefix, self.control_secret(), self.partitions)
+        return Topics(self.prefix, self.control_secret(), self.home_partitions)
+
+    @property
+    def home_partitions(self) -> int:
+        """Apps are at home in the first so many partitions of the events topic."""
+        return self.homes or self.partitions
 
     @property
     def has_no_key(self) -> bool:
@@ -123,7 +132,7 @@ class KafkaConfig(Config):
         )
 
     def client_options(self) -> dict[str, Any]:
-        """For every aiokafka client: consumers, producers, and (through `admin_options`) the admin client."""
+        """For every aiokafka client: producers, the admin client, and (in `reader_options`) consumers."""
         return {
             "bootstrap_servers": self.brokers,
             "request_timeout_ms": round(self.request_timeout_s * 1000),
@@ -163,15 +172,23 @@ class KafkaConfig(Config):
             named = ", ".join(f"kafka.{name}" for name, path in files.items() if path is not None)
             raise ConfigError(f"{named}: no valid certificates or key in PEM: {error}") from error
 
+    def reader_options(self, fetch_max_wait_ms: int | None = None) -> dict[str, Any]:
+        """For every consumer, `client_options` among them. Batches are bounded, what a producer's transaction took back
+        never happened, nothing is committed before the work is done, and what is gone is an error instead of a jump."""
+        return {
+            **self.client_options(),
+            "value_deserializer": bounded_batches,
+            "isolation_level": "read_committed",
+            "enable_auto_commit": False,
+            "auto_offset_reset": "none",
+            "fetch_max_wait_ms": fetch_max_wait_ms or self.fetch_max_wait_ms,
+        }
+
     def group_options(self) -> dict[str, Any]:
-        """For consumers that are members of a group; they commit by themselves, after the work is done."""
+        """For consumers that are members of a group, beside `reader_options`."""
         return {
             "session_timeout_ms": round(self.session_timeout_s * 1000),
             "heartbeat_interval_ms": round(self.heartbeat_interval_s * 1000),
-            "enable_auto_commit": False,
-            "auto_offset_reset": "earliest",
-            "fetch_max_wait_ms": self.fetch_max_wait_ms,
-            "isolation_level": COMMITTED,
         }
 
     def producer_options(self, linger_ms: int = 5) -> dict[str, Any]:

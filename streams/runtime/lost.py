@@ -21,7 +21,6 @@ from driftline.streams.runtime.config import KafkaConfig
 
 logger = logging.getLogger(__name__)
 
-NO_RESET = {"auto_offset_reset": "none"}  # for consumers
 OUT_OF_RANGE = (OffsetOutOfRangeError, NoOffsetForPartitionError)
 
 
@@ -111,4 +110,4 @@ async def send_letters(kafka: KafkaConfig, topics: Topics, letters: list[DeadLet
     }
     async with AIOKafkaProducer(**options) as producer:
         for each in letters:
-            await producer.send_and_wait(topics.dlq, encode(each), partition=each.partition)
+            await producer.send_and_wait(topics.dlq, encode(each), partition=each.partition % kafka.partitions)

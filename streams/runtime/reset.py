@@ -8,13 +8,12 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from driftline.schemas.batches import bounded_batches
 from driftline.schemas.errors import PermanentError, RetryableError
 from driftline.schemas.topics import Topics
 from driftline.streams.operate.log import Log
 from driftline.streams.runtime import state as states
 from driftline.streams.runtime.admin import members, require_topics
-from driftline.streams.runtime.config import COMMITTED, KafkaConfig
+from driftline.streams.runtime.config import KafkaConfig
 
 FOLDS: Mapping[str, tuple[str, ...]] = {"embed": ("embed",), "judge": ("judge",), "monitor": ("monitor", "drift")}
 
@@ -33,12 +32,7 @@ async def stored(config: KafkaConfig, topics: Topics, role: str) -> list[TopicPa
             f"{config.session_timeout_s:g} s"
         )
     partitions = [TopicPartition(name, number) for name in names for number in range(config.partitions)]
-    consumer = AIOKafkaConsumer(
-        **config.client_options(),
-        enable_auto_commit=False,
-        value_deserializer=bounded_batches,
-        isolation_level=COMMITTED,
-    )
+    consumer = AIOKafkaConsumer(**config.reader_options())
     try:
         async with asyncio.timeout(2 * config.request_timeout_s):
             await consumer.start()

@@ -24,11 +24,10 @@ from faust.tables.manager import TableManager
 from faust.transport.drivers import aiokafka as driver
 from faust.types.tuples import TP, ConsumerMessage
 
-from driftline.schemas.batches import bounded_batches
 from driftline.schemas.errors import DriftlineError
 from driftline.streams.fold import Record
 from driftline.streams.runtime.config import KafkaConfig
-from driftline.streams.runtime.lost import NO_RESET, OUT_OF_RANGE, Gap, go_on
+from driftline.streams.runtime.lost import OUT_OF_RANGE, Gap, go_on
 
 logger = logging.getLogger(__name__)
 
@@ -135,12 +134,11 @@ class Thread(driver.AIOKafkaConsumerThread):
     def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:
         kafka = self.app.kafka
         return AIOKafkaConsumer(
-            value_deserializer=bounded_batches,
             group_id=self.app.conf.id,
             client_id=self.app.conf.id,
             partition_assignment_strategy=[RoundRobinPartitionAssignor],
-            **kafka.client_options(),
-            **{**kafka.group_options(), **NO_RESET},
+            **kafka.reader_options(),
+            **kafka.group_options(),
         )
 
     async def start_at(self, epoch: int, positions: Mapping[TP, int]) -> None:

@@ -16,7 +16,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,7 +27,6 @@ from aiokafka.errors import InvalidTimestampError, KafkaError
 from aiokafka.structs import RecordMetadata
 from faust.types.tuples import TP
 
-from driftline.schemas.batches import bounded_batches
 from driftline.schemas.clock import Clock, SystemClock
 from driftline.schemas.codec import encode_event
 from driftline.schemas.errors import ConfigError, DriftlineError, RetryableError
@@ -35,11 +34,11 @@ from driftline.schemas.events import CLOCK, Tick
 from driftline.schemas.topics import Topics
 from driftline.streams import metrics
 from driftline.streams.fold import FoldFactory, Output
-from driftline.streams.health import Health, HealthConfig, serve
+from driftline.streams.health import Health, HealthConfig, Note, serve
 from driftline.streams.ready import mark_ready
 from driftline.streams.runtime import state as states
 from driftline.streams.runtime.admin import largest_records, require_topics, wait_for_broker
-from driftline.streams.runtime.config import COMMITTED, KafkaConfig
+from driftline.streams.runtime.config import KafkaConfig
 from driftline.streams.runtime.lag import LagWatch
 from driftline.streams.runtime.log_clock import TimeWatch
 from driftline.streams.runtime.lost import Gap
@@ -238,7 +237,7 @@ class FaustRole:
         self._health.ready = False
 
     def failed(self, error: Exception) -> None:
-        self._fail("cannot load its states", error)
+        self._fail("cannot take its partitions", error)
 
     def busy(self, tp: TP) -> bool:
         partition = self._partitions.get(tp)
@@ -251,6 +250,8 @@ class FaustRole:
 
     async def positions(self, assigned: set[TP]) -> tuple[int, dict[TP, int]]:
         """Build every assigned partition's fold from its state; each starts at the record after it."""
+        if added := {tp.topic for tp in assigned if tp.partition >= self._config.partitions}:
+            await require_topics(self._config, added)
         self._epoch += 1
         epoch = self._epoch
         what = "The states of the partitions are not loaded yet"
@@ -288,14 +289,7 @@ class FaustRole:
 
     @asynccontextmanager
     async def _reader(self) -> AsyncIterator[AIOKafkaConsumer]:
-        consumer = AIOKafkaConsumer(
-            value_deserializer=bounded_batches,
-            **self._config.client_options(),
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            fetch_max_wait_ms=self._config.fetch_max_wait_ms,
-            isolation_level=COMMITTED,
-        )
+        consumer = AIOKafkaConsumer(**self._config.reader_options())
         try:
             await consumer.start()
             yield consumer
@@ -420,16 +414,17 @@ def run_faust_role(
     ticker: Ticker | None = None,
     hook: Hook = _no_hook,
     health: HealthConfig | None = None,
+    notes: Callable[[], Sequence[Note]] = lambda: (),
 ) -> None:
     """Run a role until SIGTERM or SIGINT, in a process of its own: blocks, and exits the process with 1 on failure, or
     with 78 where the settings are wrong.
-    `health`: where it tells of its health; None: nowhere."""
+    `health`: where it tells of its health; None: nowhere. `notes`: what its health says beside problems."""
     # mode logs the starts and stops of its subclasses, ours too, under their module's name.
     for noisy in ("faust", "mode", "aiokafka", "driftline.streams.runtime.transport"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
     async def main() -> int:
-        own = Health(name)
+        own = Health(name, notes=notes)
         async with serve(own, health) if health else nullcontext():
             return await FaustRole(name, config, topics, sources, ticker=ticker, hook=hook, health=own).run()
 

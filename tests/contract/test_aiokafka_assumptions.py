@@ -2,7 +2,7 @@
 
 | no. | pitfall | here |
 | --- | --- | --- |
-| A1 | defaults that lose: acks of one broker, no idempotence, automatic commits, offset reset to the end | test_defaults_that_lose_are_overridden, test_every_consumer_commits_by_itself |
+| A1 | defaults that lose: acks of one broker, no idempotence, automatic commits, offset reset to the end | test_defaults_that_lose_are_overridden, test_every_consumer_has_the_options_of_readers_and_changes_none |
 | A2 | an idempotent producer can be stuck on a wrong sequence number | test_a_wrong_sequence_number_is_an_error_that_we_hear_of: a role whose send fails ends and starts anew; tests/storms kill the broker under load |
 | A3 | a consumer goes silent | as F10 of test_faust_unused: the stall watch |
 | A4 | long work between polls leaves the group | test_long_work_does_not_cost_the_membership |
@@ -28,11 +28,16 @@ from aiokafka.errors import KafkaError, KafkaTimeoutError, NotLeaderForPartition
 
 import driftline.producers
 import driftline.streams
+from driftline.producers.config import ProducerConfig
+from driftline.producers.kafka import reader_options
+from driftline.schemas.batches import bounded_batches
 from driftline.streams import archive, notify
 from driftline.streams.runtime import worker
 from driftline.streams.runtime.config import KafkaConfig
 
 FOLDERS = [Path(next(iter(package.__path__))) for package in (driftline.streams, driftline.producers)]
+FOLDERS.append(Path(__file__).parents[2] / "benchmarks")
+READER = {"value_deserializer", "isolation_level", "enable_auto_commit", "auto_offset_reset", "bootstrap_servers"}
 
 
 def calls(*names: str) -> Iterator[tuple[str, ast.Call]]:
@@ -54,34 +59,42 @@ def test_defaults_that_lose_are_overridden() -> None:
     assert default(AIOKafkaProducer, "linger_ms") == 0
 
     config = KafkaConfig()
-    group, producer = config.group_options(), config.producer_options()
-    assert (group["enable_auto_commit"], group["auto_offset_reset"]) == (False, "earliest")
+    reader, producer = config.reader_options(), config.producer_options()
+    assert (reader["enable_auto_commit"], reader["auto_offset_reset"]) == (False, "none")
     assert (producer["acks"], producer["enable_idempotence"]) == ("all", True)
     assert config.client_options()["metadata_max_age_ms"] <= 3_000
 
 
-def test_every_consumer_commits_by_itself() -> None:
+def test_every_consumer_has_the_options_of_readers_and_changes_none() -> None:
     found = list(calls("AIOKafkaConsumer"))
-    assert len(found) >= 4
+    assert len(found) >= 8
     for where, call in found:
-        text = ast.unparse(call)
-        assert "group_options()" in text or "enable_auto_commit=False" in text, where
+        spread = [keyword.value for keyword in call.keywords if keyword.arg is None]
+        names = [ast.unparse(value.func).split(".")[-1] for value in spread if isinstance(value, ast.Call)]
+        assert "reader_options" in names, where
+        assert len(names) == len(spread), f"{where} spreads more than options"
+        may_change = {"auto_offset_reset"} if where.startswith("producers/") else set()  # it commits nothing
+        given = {keyword.arg for keyword in call.keywords if keyword.arg is not None}
+        assert not given & READER - may_change, where
 
 
-def test_every_consumer_bounds_its_batches() -> None:
-    for where, call in calls("AIOKafkaConsumer"):
-        assert "value_deserializer=bounded_batches" in ast.unparse(call), where
+def test_nobody_makes_a_consumer_under_another_name() -> None:
+    for folder in FOLDERS:
+        for path in sorted(folder.rglob("*.py")):
+            tree = ast.parse(path.read_text())
+            called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+            for node in ast.walk(tree):
+                if isinstance(node, ast.alias) and node.name.endswith("AIOKafkaConsumer"):
+                    assert node.asname is None, path
+                if isinstance(node, ast.Assign) and id(node.value) not in called:
+                    assert not ast.unparse(node.value).endswith("AIOKafkaConsumer"), path
 
 
-def test_what_a_transaction_took_back_is_read_by_nobody() -> None:
-    assert KafkaConfig().group_options()["isolation_level"] == "read_committed"
-    for where, call in calls("AIOKafkaConsumer"):
-        text = ast.unparse(call)
-        ours_alone = where.split(":")[0] in (
-            "producers/listener.py",
-            "streams/demo/runner.py",
-        )  # topics that no application writes to
-        assert ours_alone or "group_options()" in text or "isolation_level=COMMITTED" in text, where
+def test_readers_bound_their_batches_and_never_see_what_a_transaction_took_back() -> None:
+    for options in (KafkaConfig().reader_options(), reader_options(ProducerConfig(app="a"))):
+        assert options["value_deserializer"] is bounded_batches
+        assert options["isolation_level"] == "read_committed"
+        assert options["enable_auto_commit"] is False
 
 
 def test_a_wrong_sequence_number_is_an_error_that_we_hear_of() -> None:

@@ -18,15 +18,18 @@ from typing import Any
 
 import aiohttp
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from pydantic import SecretStr
 
 from driftline.detectors.config import DetectorsConfig
 from driftline.schemas.results import result_types
+from driftline.sinks.clickhouse.config import ClickHouseConfig
 from driftline.sinks.clickhouse.embedded import EmbeddedServer
 from driftline.streams.embedded_kafka import die_with_parent
 from driftline.streams.monitor.config import MonitorConfig
 from driftline.streams.ready import READY_FILE, address_file
 from driftline.streams.runtime import state as states
 from driftline.streams.runtime.config import KafkaConfig
+from driftline.streams.settings import Settings
 from driftline.streams.supervisor import EXIT_CONFIG
 from tests.brokers import ApacheKafka, Kafka, eventually
 from tests.storms.traffic import Traffic
@@ -72,6 +75,10 @@ class Process:
     @property
     def pid(self) -> int | None:
         return None if self._process is None or self._process.poll() is not None else self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return None if self._process is None else self._process.poll()
 
     @property
     def ready(self) -> bool:
@@ -200,13 +207,26 @@ class World:
         self.monitor, self.detectors = monitor or MonitorConfig(), DetectorsConfig()
         self.processes: list[Process] = []
         self._folder = folder
-        self._environment = _environment(kafka.config, dsn or server.dsn, self.database) | dict(settings or {})
+        self._dsn, self._settings = dsn or server.dsn, dict(settings or {})
         self._numbers: Counter[str] = Counter()
         self._beginning = time.monotonic()
 
+    @property
+    def environment(self) -> dict[str, str]:
+        return _environment(self.kafka.config, self._dsn, self.database) | self._settings
+
+    @property
+    def settings(self) -> Settings:
+        clickhouse = ClickHouseConfig(dsn=SecretStr(self.server.dsn), database=self.database)
+        return Settings(kafka=self.kafka.config, clickhouse=clickhouse)
+
+    def reconfigure(self, config: KafkaConfig) -> None:
+        """What starts from now on has these settings."""
+        self.kafka.config, self.kafka.topics = config, config.topics
+
     def start(self, role: str, **environment: str) -> Process:
         self._numbers[role] += 1
-        process = Process(role, self._environment | environment, self._folder, self._numbers[role])
+        process = Process(role, self.environment | environment, self._folder, self._numbers[role])
         self.processes.append(process)
         process.start()
         return process
@@ -317,7 +337,7 @@ class World:
         return all(done[tp] >= end for tp, end in ends.items())
 
     def _all(self, topic: str) -> list[TopicPartition]:
-        return [TopicPartition(topic, number) for number in range(PARTITIONS)]
+        return [TopicPartition(topic, number) for number in range(self.kafka.config.partitions)]
 
     @asynccontextmanager
     async def _reader(self, group: str | None = None) -> AsyncIterator[AIOKafkaConsumer]:

@@ -84,6 +84,8 @@ async def read_truth(kafka: Kafka, monitor: MonitorConfig, detectors: DetectorsC
     for partition in range(kafka.config.partitions):
         mine = [record for record in records if record.partition == partition]
         for output in await factory(partition, None).absorb(mine):
+            if output.topic == kafka.topics.events:
+                continue  # forwarded: the roles have done it, it is in the log
             outputs.setdefault(output.topic, set()).add(output.value)
     return Truth(*_stored(records), outputs, len(records))
 
@@ -103,7 +105,9 @@ def _stored(
             places[record.topic, record.partition, record.offset, index] = event
             view = EVENT_VIEWS[type(event)]
             row = _event_row(event, record.offset, pricer)
-            events[view][key_of(view, row)] = row  # the log is in order: the newest copy stays
+            key = key_of(view, row)
+            if key not in events[view] or events[view][key]["revision"] <= row["revision"]:
+                events[view][key] = row  # the copy that ClickHouse keeps; one partition's are in order
         for reject in decoded.rejects:
             letter = {
                 "topic": record.topic,

@@ -29,7 +29,7 @@ async def ask(url: str, path: str) -> tuple[int, dict[str, Any]]:
 async def test_a_role_without_problems_is_healthy_and_not_ready_until_it_says_so() -> None:
     health = Health("archive")
     async with serve(health, ANY) as url:
-        fine = {"role": "archive", "healthy": True, "ready": False, "problems": []}
+        fine = {"role": "archive", "healthy": True, "ready": False, "problems": [], "notes": []}
         assert await ask(url, "/healthz") == (200, fine)
         assert await ask(url, "/readyz") == (503, fine)
         health.ready = True

@@ -13,6 +13,7 @@ from driftline.streams.settings import Settings, load_settings
 STACK = RunningStack(
     brokers="127.0.0.1:19092",
     partitions=1,
+    homes=1,
     embedded=True,
     clickhouse="http://driftline:secret@127.0.0.1:18123",
     health={"monitor": "http://127.0.0.1:19464"},

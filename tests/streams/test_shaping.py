@@ -121,8 +121,9 @@ async def test_a_state_goes_on_under_another(
 
 CHANGES = [
     ("monitor", "monitor.windows.size_s", 10),
-    ("monitor", "kafka.partitions", 12),
-    ("drift", "kafka.partitions", 12),
+    ("monitor", "kafka.homes", 2),
+    ("drift", "kafka.homes", 2),
+    ("embed", "kafka.homes", 2),
     ("monitor", "detectors.budget.tick_s", 2),
     ("drift", "detectors.budget.tick_s", 2),
     ("monitor", "detectors.quality.low", -1),

@@ -4,7 +4,7 @@ import pytest
 
 from driftline.schemas.errors import ConfigError, RetryableError
 from driftline.schemas.topics import LARGE, Topic, Topics
-from driftline.streams.runtime.admin import apply_topics, largest_records, require_topics, wait_for_broker
+from driftline.streams.runtime.admin import apply_topics, largest_records, require_topics, to_grow, wait_for_broker
 from driftline.streams.runtime.config import KafkaConfig
 from tests.brokers import Broker, Kafka, on_each_broker
 
@@ -21,16 +21,43 @@ async def test_topics_are_created_once_and_then_compared(broker: Broker) -> None
 
 
 @on_each_broker
-async def test_another_number_of_partitions_is_reported_and_nothing_changed(broker: Broker) -> None:
+async def test_partitions_that_would_move_apps_or_go_are_refused_and_nothing_changed(broker: Broker) -> None:
     config = broker.config()
     topics = Topics(config.prefix)
     await apply_topics(config, topics)
-    more = config.model_copy(update={"partitions": 7})
-    outcomes = await apply_topics(more, topics)
-    assert {outcome.state for outcome in outcomes} == {"differs"}
-    assert "has 2 partitions, 7 are configured: set partitions = 2" in outcomes[0].notes[0]
-    with pytest.raises(ConfigError, match="has 2 partitions, but partitions = 7"):
+    more, fewer = (config.model_copy(update={"partitions": number}) for number in (7, 1))
+    with pytest.raises(ConfigError, match=r"set kafka\.homes = 2 beside it"):
+        await apply_topics(more, topics)
+    with pytest.raises(ConfigError, match="is 7: run `driftline topics apply`"):
         await require_topics(more, [topics.events])
+    for refuses in (apply_topics(fewer, topics), require_topics(fewer, [topics.events])):
+        with pytest.raises(ConfigError, match=r"Set kafka\.partitions = 2 and kafka\.homes = 1") as error:
+            await refuses
+        assert "\n" not in str(error.value)
+    await require_topics(config, [topic.name for topic in topics.all()])
+
+
+@pytest.mark.kafka
+async def test_topics_grow_together_and_events_last(apache_kafka: Broker) -> None:
+    config = apache_kafka.config()
+    topics = Topics(config.prefix)
+    await apply_topics(config, topics)
+    grown = config.model_copy(update={"partitions": 5, "homes": 2})
+    names = [topic.name for topic in topics.all()]
+    assert to_grow(grown, topics, dict.fromkeys(names, 2))[-1] == topics.events
+    outcomes = await apply_topics(grown, topics)
+    assert {(outcome.state, outcome.notes) for outcome in outcomes} == {("grown", ("had 2 partitions",))}
+    await require_topics(grown, names)
+    assert {outcome.state for outcome in await apply_topics(grown, topics)} == {"ok"}
+
+
+def test_what_an_interrupted_growth_left_is_finished() -> None:
+    config, topics = KafkaConfig(partitions=8, homes=4), Topics()
+    counts = {topics.dlq: 8, topics.windows: 4, topics.events: 4}
+    assert to_grow(config, topics, counts) == [topics.windows, topics.events]
+    assert to_grow(config, topics, {topics.dlq: 4, topics.events: 8}) == [topics.dlq]  # somebody's kafka-topics --alter
+    with pytest.raises(ConfigError, match=r"set kafka\.homes = 4"):
+        to_grow(KafkaConfig(partitions=8), topics, {topics.dlq: 4, topics.events: 8})
 
 
 @pytest.mark.kafka

@@ -13,7 +13,7 @@ from driftline.streams.runtime.config import KafkaConfig
 def test_aiokafka_knows_every_option() -> None:
     consumer, producer, admin = map(signature, (AIOKafkaConsumer, AIOKafkaProducer, AIOKafkaAdminClient))
     for config in (KafkaConfig(), KafkaConfig().for_embedded(), secured()):
-        consumer.bind(group_id="g", **config.client_options(), **config.group_options())
+        consumer.bind(group_id="g", **config.reader_options(), **config.group_options())
         producer.bind(**config.client_options(), **config.producer_options())
         admin.bind(**config.client_options())
 

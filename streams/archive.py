@@ -33,7 +33,7 @@ from driftline.streams.health import Health
 from driftline.streams.poison import ArchiveConfig, PoisonWatch
 from driftline.streams.ready import mark_ready
 from driftline.streams.runtime import lost
-from driftline.streams.runtime.admin import require_topics, wait_for_broker
+from driftline.streams.runtime.admin import require_cleanup, require_topics, wait_for_broker
 from driftline.streams.runtime.config import KafkaConfig
 from driftline.streams.runtime.watch import PATIENCE_S, ConsumerWatch, kafka_away
 from driftline.streams.tables import watch_tables
@@ -410,6 +410,7 @@ async def _archive(
     with health.until_done("start", *kafka_away(kafka), after_s=PATIENCE_S):
         await wait_for_broker(kafka, timeout_s=60)
     await require_topics(kafka, [topics.events, *result_types(topics)])
+    await require_cleanup(kafka, topics)
     writer = await Writer.open(clickhouse, clickhouse_failed, config.poison_limit)
     poison = PoisonWatch(config.poison_limit)
     health.right(CLICKHOUSE)

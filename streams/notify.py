@@ -34,7 +34,7 @@ from driftline.streams import metrics
 from driftline.streams.health import Health
 from driftline.streams.ready import mark_ready
 from driftline.streams.runtime import lost
-from driftline.streams.runtime.admin import require_topics, wait_for_broker
+from driftline.streams.runtime.admin import require_cleanup, require_topics, wait_for_broker
 from driftline.streams.runtime.config import KafkaConfig
 from driftline.streams.runtime.watch import PATIENCE_S as BROKER_PATIENCE_S
 from driftline.streams.runtime.watch import ConsumerWatch, kafka_away
@@ -322,6 +322,7 @@ async def run_notify(
         with health.until_done("start", *kafka_away(kafka), after_s=BROKER_PATIENCE_S):
             await wait_for_broker(kafka, timeout_s=60)
         await require_topics(kafka, [topics.alerts, topics.rollbacks, topics.breakers])
+        await require_cleanup(kafka, topics)
         couriers = [Courier(notifier, kafka, topics, clock, health) for notifier in notifiers]
         tasks = [asyncio.create_task(courier.run(stop)) for courier in couriers]
         tasks.append(asyncio.create_task(_when_assigned(couriers, health)))

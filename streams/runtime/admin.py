@@ -19,6 +19,7 @@ from driftline.streams.runtime.config import KafkaConfig
 logger = logging.getLogger(__name__)
 
 _LARGEST = "max.message.bytes"
+_CLEANUP = "cleanup.policy"
 VISIBLE_TIMEOUT_S = 30.0  # until a topic just created shows up in the cluster's metadata
 
 
@@ -136,6 +137,23 @@ async def require_topics(config: KafkaConfig, names: Iterable[str]) -> None:
             )
 
 
+async def require_cleanup(config: KafkaConfig, topics: Topics) -> None:
+    """What a topic forgets, and how, is as declared, as far as the broker tells.
+
+    :raises ConfigError: compaction or retention removes what nobody has read.
+    :raises RetryableError: Kafka does not answer.
+    """
+    told = await _told(config, topics)
+    for topic in topics.all():
+        policy = told.get(topic.name, {}).get(_CLEANUP, topic.cleanup)
+        if policy != topic.cleanup:
+            what = "all records of a key but the newest, unread ones too" if "compact" in policy else "states by age"
+            raise ConfigError(
+                f"{_CLEANUP} of topic {topic.name} is {policy}, which removes {what}: kafka-configs --alter --topic "
+                f"{topic.name} --add-config {_CLEANUP}={topic.cleanup}"
+            )
+
+
 async def members(config: KafkaConfig, group: str) -> int:
     """How many a consumer group has.
 
@@ -158,15 +176,8 @@ async def members(config: KafkaConfig, group: str) -> int:
 async def largest_records(config: KafkaConfig, topics: Topics) -> dict[str, int]:
     """The bytes that a role may send to each topic in one record: what we make it with and our producers take, or less
     where the broker says so. A broker that does not tell is taken at the former."""
-    declared = topics.all()
-    async with _Admin(config) as admin:
-        existing = set(await admin.list_topics())
-        try:
-            told = await _settings(admin, [topic for topic in declared if topic.name in existing])
-        except KafkaError as error:
-            logger.info("Kafka at %s does not tell the settings of topics: %r.", config.brokers, error)
-            told = {}
-    ours = {topic.name: min(topic.max_message_bytes, LARGE) for topic in declared}
+    told = await _told(config, topics)
+    ours = {topic.name: min(topic.max_message_bytes, LARGE) for topic in topics.all()}
     return {name: min(most, int(told.get(name, {}).get(_LARGEST, most))) for name, most in ours.items()}
 
 
@@ -230,6 +241,17 @@ async def _wait_until_visible(admin: Any, names: set[str], partitions: int) -> N
     async with asyncio.timeout(VISIBLE_TIMEOUT_S):
         while await _partition_counts(admin, names) != expected:  # noqa: ASYNC110 (only asking tells)
             await asyncio.sleep(0.05)
+
+
+async def _told(config: KafkaConfig, topics: Topics) -> dict[str, dict[str, str]]:
+    """The settings of the topics that there are; nothing from a broker that does not tell."""
+    async with _Admin(config) as admin:
+        existing = set(await admin.list_topics())
+        try:
+            return await _settings(admin, [topic for topic in topics.all() if topic.name in existing])
+        except KafkaError as error:
+            logger.info("Kafka at %s does not tell the settings of topics: %r.", config.brokers, error)
+            return {}
 
 
 async def _settings(admin: Any, existing: list[Topic]) -> dict[str, dict[str, str]]:

@@ -92,6 +92,7 @@ class Partition:
         self._acknowledge: Callable[[], object] = _nothing_to_acknowledge  # of the newest run absorbed
         self._skipped = state.skipped
         self._settings = state.settings
+        self._timestamp = state.timestamp
         self._suspects = quarantine.suspects(note, state.offset)
         self._state_at = state_at
         self._watched = True  # until the first state, and until all suspects are absorbed: notes are written
@@ -147,7 +148,7 @@ class Partition:
         for gap in run.gone:
             if gap.first <= self.offset + 1 < gap.until:
                 self._gone += (gap,)
-                self.offset = gap.until - 1
+                self.offset, self._timestamp = gap.until - 1, states.UNKNOWN
         await self._say_what_is_gone()
         records = self._new(run)
         parts = [records] if self._suspects is None else list(self._suspects.parts(records))
@@ -181,7 +182,7 @@ class Partition:
             await self._note(msgspec.structs.replace(note, reason=why))
             raise quarantine.Raised(first, last, why) from error
         await self.close_note()
-        self.offset = last
+        self.offset, self._timestamp = last, records[-1].timestamp
         self._unsaved += len(records)
         if self._suspects is not None and last >= self._suspects.last:
             self._suspects = None
@@ -240,7 +241,7 @@ class Partition:
         )
         self._skipped += (states.Skipped(record.offset, record.timestamp),)
         self._noted = False
-        self.offset = record.offset
+        self.offset, self._timestamp = record.offset, record.timestamp
         self._unsaved += 1
         self._suspects = None
         metrics.dropped(self.name, {"quarantined": 1})
@@ -277,7 +278,7 @@ class Partition:
         if run.records[0].offset < run.position:
             raise PermanentError(
                 f"The log continues at offset {run.records[0].offset}, before the {run.position} that was asked for: "
-                "the topic was made anew. Delete its state topics too, or use another prefix"
+                "the topic was made anew. Restore it, or stop the role and run `driftline state reset`"
             )
         return [record for record in run.records if record.offset > self.offset]
 
@@ -316,7 +317,9 @@ class Partition:
 
     async def _save(self) -> None:
         began = self._around.clock.monotonic()
-        state = states.State(self.offset, self._published, self._fold.snapshot(), self._skipped, self._settings)
+        state = states.State(
+            self.offset, self._published, self._fold.snapshot(), self._skipped, self._settings, self._timestamp
+        )
         value = await states.encode(state)
         if not self._around.current(self):
             return

@@ -20,6 +20,7 @@ from driftline.schemas.errors import ConfigError, PermanentError
 from driftline.schemas.topics import LARGE
 
 VERSION = 1
+UNKNOWN = -1
 LIMIT = LARGE - 128 * 1024  # leaves room for what Kafka's record format and a second compression add
 _LEVEL = 3  # zstd's own default
 
@@ -32,6 +33,7 @@ class State(msgspec.Struct, frozen=True):
     snapshot: bytes
     skipped: tuple["Skipped", ...] = ()  # quarantined: absorbed by nobody
     settings: dict[str, str] = {}  # those that shaped the snapshot; empty: written before they were noted
+    timestamp: int = UNKNOWN  # of the record at `offset`, as the log has it: another one there is another log
 
 
 class Skipped(msgspec.Struct, frozen=True, array_like=True):
@@ -69,6 +71,7 @@ class _Stored(msgspec.Struct, frozen=True, array_like=True):
     compressed: bytes
     skipped: tuple[Skipped, ...] = ()
     settings: dict[str, str] = {}
+    timestamp: int = UNKNOWN
 
 
 def key(partition: int) -> bytes:
@@ -93,7 +96,8 @@ async def encode(state: State) -> bytes:
     :raises PermanentError: too large for one record.
     """
     compressed = bytes(await asyncio.to_thread(cramjam.zstd.compress, state.snapshot, _LEVEL))
-    value = pack(_Stored(VERSION, state.offset, state.published, compressed, state.skipped, state.settings))
+    what = (state.offset, state.published, compressed, state.skipped, state.settings, state.timestamp)
+    value = pack(_Stored(VERSION, *what))
     if len(value) > LIMIT:
         raise PermanentError(
             f"The state is {len(value) / 2**20:.1f} MiB compressed, and {LIMIT / 2**20:.1f} MiB fit in one record: "
@@ -111,7 +115,7 @@ def decode(value: bytes) -> State:
             "or stop the role and let it build its state anew from the log: `driftline state reset`"
         )
     snapshot = bytes(cramjam.zstd.decompress(stored.compressed))
-    return State(stored.offset, stored.published, snapshot, stored.skipped, stored.settings)
+    return State(stored.offset, stored.published, snapshot, stored.skipped, stored.settings, stored.timestamp)
 
 
 def check_settings(role: str, fold: str, then: Mapping[str, str], now: Mapping[str, str]) -> None:
@@ -137,6 +141,34 @@ async def read_newest(
     """The newest state record of each partition that has one. The consumer is started, and of no group."""
     found = await read_found(consumer, partitions)
     return {tp: newest.state for tp, newest in found.items() if newest.state is not None}
+
+
+async def check_log(consumer: AIOKafkaConsumer, absorbed: Mapping[TopicPartition, State]) -> None:
+    """The log is the one that the states were made from: the last record that they cover is still there, if any is.
+    The consumer is started, and of no group.
+
+    :raises PermanentError: another record is in its place.
+    """
+    known = {tp: state for tp, state in absorbed.items() if state.timestamp != UNKNOWN}
+    if not known:
+        return
+    consumer.assign(list(known))
+    first = await consumer.beginning_offsets(known)
+    end = await consumer.end_offsets(known)
+    unread = {tp for tp, state in known.items() if first[tp] <= state.offset < end[tp]}
+    for tp in unread:
+        consumer.seek(tp, known[tp].offset)
+    while unread:
+        for tp, records in (await consumer.getmany(*unread, timeout_ms=50)).items():
+            unread.discard(tp)
+            there, state = records[0], known[tp]
+            if there.offset == state.offset and there.timestamp != state.timestamp:
+                raise PermanentError(
+                    f"The record at offset {there.offset} of {tp.topic}[{tp.partition}] is not the one that was "
+                    "absorbed there: the topic was made anew. Restore it; or, when what it held is not to come back, "
+                    "stop the role and run `driftline state reset`"
+                )
+        unread = {tp for tp in unread if not await _at_end(consumer, tp)}
 
 
 async def read_found(consumer: AIOKafkaConsumer, partitions: Collection[TopicPartition]) -> dict[TopicPartition, Found]:

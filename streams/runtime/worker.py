@@ -37,7 +37,7 @@ from driftline.streams.fold import FoldFactory, Output
 from driftline.streams.health import Health, HealthConfig, Note, serve
 from driftline.streams.ready import mark_ready
 from driftline.streams.runtime import state as states
-from driftline.streams.runtime.admin import largest_records, require_topics, wait_for_broker
+from driftline.streams.runtime.admin import largest_records, require_cleanup, require_topics, wait_for_broker
 from driftline.streams.runtime.config import KafkaConfig
 from driftline.streams.runtime.lag import LagWatch
 from driftline.streams.runtime.log_clock import TimeWatch
@@ -145,6 +145,7 @@ class FaustRole:
         for source in self._sources.values():
             names += [source.topic, self._topics.state(source.fold)]
         await require_topics(self._config, names)
+        await require_cleanup(self._config, self._topics)
         self._largest.update(await largest_records(self._config, self._topics))
         await self._app.start()
 
@@ -281,10 +282,12 @@ class FaustRole:
         places = {tp: self._state_place(tp) for tp in assigned}
         async with asyncio.timeout(2 * self._config.request_timeout_s), self._reader() as reader:
             found = await states.read_found(reader, places.values())
+            kept = {tp: states.decode(record.value) for tp, place in places.items() if (record := found[place].state)}
+            await states.check_log(reader, {TopicPartition(*tp): state for tp, state in kept.items()})
             beginnings = await reader.beginning_offsets([TopicPartition(*tp) for tp in assigned])
         partitions = {}
         for tp, place in places.items():
-            partitions[tp] = self._open(tp, epoch, found[place], beginnings[TopicPartition(*tp)])
+            partitions[tp] = self._open(tp, epoch, found[place], kept.get(tp), beginnings[TopicPartition(*tp)])
         return partitions
 
     @asynccontextmanager
@@ -299,10 +302,8 @@ class FaustRole:
     def _state_place(self, tp: TP) -> TopicPartition:
         return TopicPartition(self._topics.state(self._sources[tp.topic].fold), tp.partition)
 
-    def _open(self, tp: TP, epoch: int, found: states.Found, beginning: int) -> Partition:
+    def _open(self, tp: TP, epoch: int, found: states.Found, state: states.State | None, beginning: int) -> Partition:
         source = self._sources[tp.topic]
-        record = found.state
-        state = None if record is None else states.decode(record.value)
         if state is not None:
             states.check_settings(self.name, source.fold, state.settings, source.settings)
             state = msgspec.structs.replace(state, settings=dict(source.settings))
@@ -311,10 +312,10 @@ class FaustRole:
         gone: tuple[Gap, ...] = ()
         if state is not None and state.offset < fresh.offset:
             gone = (Gap(tp.topic, tp.partition, state.offset + 1, beginning),)
-            state = msgspec.structs.replace(state, offset=fresh.offset)
+            state = msgspec.structs.replace(state, offset=fresh.offset, timestamp=states.UNKNOWN)
         if state is not None:  # of what the log no longer has nobody needs to know
             state = msgspec.structs.replace(state, skipped=tuple(s for s in state.skipped if s.offset >= beginning))
-        state_at = states.NOWHERE if record is None else record.offset
+        state_at = states.NOWHERE if found.state is None else found.state.offset
         partition = Partition(
             *(
                 tp.topic,

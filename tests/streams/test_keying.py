@@ -1,5 +1,7 @@
 """Producers that key otherwise are told so, and nothing is wrong with them."""
 
+from typing import Any
+
 from driftline.detectors.config import DetectorsConfig
 from driftline.schemas.clock import ManualClock
 from driftline.schemas.codec import encode_event, encode_events
@@ -26,8 +28,8 @@ def test_a_share_is_told_with_an_app_and_is_no_problem() -> None:
     found.arrived(1, 700, 200, "bot")
     assert found.notes == [], "of few events a share says nothing"
     found.arrived(1, 100, 0, "")
-    report = health.report()
-    [note] = report["notes"]  # type: ignore[misc]  # JSON
+    report: dict[str, Any] = health.report()
+    [note] = report["notes"]
     assert "such as those of bot (20% in partition 1)" in note["what"]
     assert "murmur2_random" in note["do"]
     assert report["healthy"] is True

@@ -1,3 +1,4 @@
+import asyncio
 import json
 from collections.abc import Iterator
 
@@ -11,6 +12,7 @@ from driftline.schemas.topics import Topics
 from driftline.sinks.clickhouse.config import ClickHouseConfig
 from driftline.streams.cli import main
 from driftline.streams.commands.tail import items, line
+from driftline.streams.health import Health, HealthConfig, Note, serve
 from tests.hostile import TEXTS, obeyed
 
 STORED = [text[:2_000] for name, text in TEXTS.items() if name != "surrogates"]
@@ -60,6 +62,18 @@ def test_nothing_runs(cli: CliRunner) -> None:
     silent = cli.invoke(main, ["status", "--role", "monitor=http://127.0.0.1:1", "--json"])
     assert silent.exit_code == 1
     assert json.loads(silent.stdout)["roles"][0]["state"] == "silent"
+
+
+async def test_what_is_good_to_know_is_shown_and_nothing_is_wrong(cli: CliRunner) -> None:
+    health = Health("monitor", notes=lambda: [Note("keys cost", "key so")])
+    health.ready = True
+    async with serve(health, HealthConfig(port=0)) as url:
+        ask = ["status", "--role", f"monitor={url}"]
+        shown = await asyncio.to_thread(cli.invoke, main, ask)
+        found = await asyncio.to_thread(cli.invoke, main, [*ask, "--json"])
+    assert (shown.exit_code, found.exit_code) == (0, 0)
+    assert "monitor: keys cost; key so" in shown.stdout
+    assert json.loads(found.stdout)["roles"][0]["notes"] == ["keys cost; key so"]
 
 
 @pytest.mark.parametrize("text", STORED)

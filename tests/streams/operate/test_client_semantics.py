@@ -17,6 +17,7 @@ from aiokafka import AIOKafkaProducer
 from confluent_kafka import Producer
 
 from driftline.schemas.codec import encode_event, encode_events
+from driftline.schemas.events import Trace
 from tests.brokers import on_each_broker
 from tests.streams.operate.conftest import Pipeline, trace
 from tests.streams.operate.test_foreign_clients import counted
@@ -126,7 +127,10 @@ def ways(codecs: tuple[str, ...], *, apache: bool) -> Iterator[Way]:
 
 def records(numbers: Iterator[int]) -> list[Sent]:
     """One of each shape, and a run of small ones, which becomes one batch."""
-    one = lambda **fields: trace(next(numbers), 1, **fields)  # noqa: E731 (four times a line)
+
+    def one(**fields: Any) -> Trace:
+        return trace(next(numbers), 1, **fields)
+
     return [
         Sent(encode_event(one()), b"bot"),
         Sent(encode_event(one())),

@@ -16,13 +16,14 @@ from tests.brokers import Broker, Kafka, on_each_broker
 from tests.streams.operate.conftest import trace
 from tests.streams.operate.test_foreign_clients import run
 
-PAGE = (Path(__file__).parents[3] / "infra" / "producers.md").read_text()
+PAGE: str = (Path(__file__).parents[3] / "infra" / "producers.md").read_text()
 SNIPPETS = re.findall(r"```(\w+)\n(.*?)```", PAGE, re.DOTALL)
 APP, PARTITIONS = "support-bot", 7
 EVENT = encode_event(trace(1, 1, APP))
 
 
 def snippet(language: str, word: str, kafka: Kafka) -> str:
+    code: str
     [code] = [code for of, code in SNIPPETS if of == language and word in code]
     assert APP in code
     return code.replace("localhost:9092", kafka.config.brokers).replace("driftline.events", kafka.topics.events)

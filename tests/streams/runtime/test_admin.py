@@ -4,7 +4,14 @@ import pytest
 
 from driftline.schemas.errors import ConfigError, RetryableError
 from driftline.schemas.topics import LARGE, Topic, Topics
-from driftline.streams.runtime.admin import apply_topics, largest_records, require_topics, to_grow, wait_for_broker
+from driftline.streams.runtime.admin import (
+    apply_topics,
+    largest_records,
+    require_cleanup,
+    require_topics,
+    to_grow,
+    wait_for_broker,
+)
 from driftline.streams.runtime.config import KafkaConfig
 from tests.brokers import Broker, Kafka, on_each_broker
 
@@ -92,6 +99,25 @@ async def test_records_are_no_larger_than_the_broker_says(apache_kafka: Broker) 
         largest = await largest_records(kafka.config, kafka.topics)
     assert largest[kafka.topics.alerts] == 5_000
     assert largest[kafka.topics.windows] == 1_048_588
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize(
+    ("name", "policy", "says"),
+    [
+        ("events", "compact", "all records of a key but the newest, unread ones too"),
+        ("windows", "compact,delete", "all records of a key but the newest, unread ones too"),
+        ("baselines", "delete", "states by age"),
+    ],
+)
+async def test_what_removes_the_unread_is_refused(apache_kafka: Broker, name: str, policy: str, says: str) -> None:
+    async with Kafka(apache_kafka.config()) as kafka:
+        topic = getattr(kafka.topics, name)
+        await require_cleanup(kafka.config, kafka.topics)
+        await kafka.alter(topic, {"cleanup.policy": policy})
+        with pytest.raises(ConfigError, match=says) as error:
+            await require_cleanup(kafka.config, kafka.topics)
+    assert f"--topic {topic} --add-config cleanup.policy=" in str(error.value)
 
 
 async def test_topics_that_are_missing_are_taken_as_we_would_make_them(broker: Broker) -> None:

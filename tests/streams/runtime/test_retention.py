@@ -82,4 +82,29 @@ async def test_a_log_that_ends_before_what_was_absorbed_ends_the_role_with_a_way
         workers.append(worker)
         assert await worker.exit_code() == 1
         assert "ends at offset 0" in worker.said
-        assert "delete its state topics" in worker.said
+        assert "driftline state reset" in worker.said
+
+
+async def test_a_topic_made_anew_under_a_role_is_noticed_however_long_it_has_become(
+    apache_kafka: Broker, workers: list[Worker], tmp_path: Path
+) -> None:
+    config = apache_kafka.config(checkpoint_s=0.05, session_timeout_s=2.0, heartbeat_interval_s=0.3)
+    async with Kafka(config) as kafka:
+        traffic = Traffic(kafka)
+        worker = Worker(config, tmp_path / "first.log")
+        workers.append(worker)
+        await traffic.send(2)
+        await eventually(traffic.absorbed, "everything absorbed")
+        before = len(await kafka.read(kafka.topics.windows))
+        await kafka.make_anew(kafka.topics.events)
+        await traffic.send(10)
+        if worker.process.poll() is None:
+            worker.process.terminate()  # as a deployment would, should it not have noticed yet
+        await worker.exit_code()
+        worker = Worker(config, tmp_path / "second.log")
+        workers.append(worker)
+        assert await worker.exit_code() == 1
+        [said] = [line for line in worker.said.splitlines() if "ERROR" in line]
+        assert "the topic was made anew" in said
+        assert "driftline state reset" in said
+        assert len(await kafka.read(kafka.topics.windows)) == before, "nothing is published from the wrong log"

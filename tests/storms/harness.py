@@ -90,7 +90,7 @@ class Process:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "driftline.streams.cli", "worker", "--role", self.role],
-                env=self._environment, stdout=log, stderr=subprocess.STDOUT, preexec_fn=die_with_parent(),
+                env=self.environment, stdout=log, stderr=subprocess.STDOUT, preexec_fn=die_with_parent(),
             )  # fmt: skip
 
     def kill(self) -> None:
@@ -250,7 +250,7 @@ class World:
     def _run(self, *arguments: str) -> str:
         done = subprocess.run(
             [sys.executable, "-m", "driftline.streams.cli", *arguments],
-            env=self._environment, capture_output=True, text=True, timeout=240,
+            env=self.environment, capture_output=True, text=True, timeout=240,
         )  # fmt: skip
         assert done.returncode == 0, f"{' '.join(arguments)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout
@@ -307,11 +307,11 @@ class World:
         folds = [("monitor", "monitor", events), ("embed", "embed", events), ("embed", "drift", embeddings)]
         for role, fold, topic in folds:
             if role in running:
-                await eventually(self._saved(fold, topic), f"{fold} at the end of its topic", **_PATIENCE)
+                await eventually(self.saved(fold, topic), f"{fold} at the end of its topic", **PATIENCE)
         if "archive" in running:
-            await eventually(self._archived, "the archive at the end of all topics", **_PATIENCE)
+            await eventually(self._archived, "the archive at the end of all topics", **PATIENCE)
 
-    def _saved(self, fold: str, topic: str) -> Callable[[], Awaitable[bool]]:
+    def saved(self, fold: str, topic: str) -> Callable[[], Awaitable[bool]]:
         """Whether the states of a fold cover everything that is in its topic now."""
         goal: dict[int, int] = {}
 
@@ -423,7 +423,7 @@ class World:
         return truth
 
 
-_PATIENCE: dict[str, float] = {"timeout_s": SETTLES_WITHIN_S, "every_s": 0.5}
+PATIENCE: dict[str, float] = {"timeout_s": SETTLES_WITHIN_S, "every_s": 0.5}
 
 
 def _environment(kafka: KafkaConfig, dsn: str, database: str) -> dict[str, str]:

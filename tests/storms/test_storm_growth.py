@@ -13,7 +13,7 @@ from driftline.streams.operate.tally import Selection
 from driftline.streams.supervisor import EXIT_CONFIG
 from tests.brokers import eventually
 from tests.storms.conftest import Pipeline
-from tests.storms.foreign import Strangers, counted
+from tests.storms.foreign import Strangers, come_home, counted
 from tests.storms.harness import PARTITIONS, World
 from tests.storms.traffic import APPS
 
@@ -43,10 +43,10 @@ def grow(world: World, **changes: Any) -> None:
 
 
 async def finish(world: World, strangers: Strangers, storm: str) -> None:
+    await come_home(world)
     await world.settle()
     await world.stop()
-    world.report(storm, await world.check())
-    await counted(world, strangers)
+    world.report(storm, await world.check(), in_no_window=await counted(world, strangers))
     new = [record for record in await world.kafka.read(world.kafka.topics.events) if record.partition >= PARTITIONS]
     assert len(new) > 50, "nobody has used the new partitions"
     assert any(home(app, GROWN) != home(app, PARTITIONS) for app in APPS)

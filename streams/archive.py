@@ -365,8 +365,8 @@ async def run_archive(
     health: Health | None = None,
 ) -> None:
     """Archive until `stop` is set. Waits for ClickHouse for as long as it is away, or a table altered; raises
-    ConfigError for a database that is so at the start, or whose migrations are not ours, and for topics that are missing
-    or have another number of partitions, and PermanentError when a table takes nothing."""
+    ConfigError for a database that is so at the start, or whose migrations are not ours, and for topics that are
+    missing or have another number of partitions, and PermanentError when a table takes nothing."""
     work = asyncio.create_task(
         _archive(kafka, clickhouse, topics, pricing, config or ArchiveConfig(), health or Health("archive"), stop)
     )

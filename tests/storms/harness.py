@@ -90,7 +90,7 @@ class Process:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "driftline.streams.cli", "worker", "--role", self.role],
-                env=self.environment, stdout=log, stderr=subprocess.STDOUT, preexec_fn=die_with_parent(),
+                env=self._environment, stdout=log, stderr=subprocess.STDOUT, preexec_fn=die_with_parent(),
             )  # fmt: skip
 
     def kill(self) -> None:

@@ -31,7 +31,7 @@ from driftline.streams.monitor.contributors import Contributors
 from driftline.streams.monitor.incidents import Incidents
 from driftline.streams.monitor.names import ScoreSeries, TraceSeries
 from driftline.streams.monitor.new_codes import NewCodes
-from driftline.streams.monitor.rollouts import Promotions, left_traffic
+from driftline.streams.monitor.rollouts import Promotions, left_traffic, not_before
 from driftline.streams.monitor.rules.board import Board
 from driftline.streams.monitor.rules.part import Context
 from driftline.streams.monitor.silence import Silences, active_apps
@@ -145,7 +145,7 @@ class Analysis:
             self._next_tick = min([*(ts // self._tick_us for ts in earliest), end])
         results: list[Result] = []
         for release in releases:
-            results += self._release(release, revision)
+            results += self._release(not_before(release, self._next_tick * self._tick_us), revision)
         for event in baselines:
             results += self._install(event, revision)
         self._promotions.relearn(until, self._watches, self._incidents.is_open)

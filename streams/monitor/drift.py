@@ -35,7 +35,7 @@ from driftline.streams.monitor.drift_texts import RecentTexts, packed, quoted, u
 from driftline.streams.monitor.drift_topics import DriftTopics
 from driftline.streams.monitor.fold import Publisher, load_state
 from driftline.streams.monitor.incidents import Incidents
-from driftline.streams.monitor.rollouts import Promotions, Unproven, left_traffic
+from driftline.streams.monitor.rollouts import Promotions, Unproven, left_traffic, not_before
 from driftline.streams.monitor.watch import Places, Stream, Streams, Transition, Units, Watch
 
 VERSION = 4  # of the snapshot's layout
@@ -235,7 +235,7 @@ class DriftFold:
             self._next_tick = ready[0].ts // self._tick_us if ready else end
         results: list[Result] = []
         for event in sorted((e for e in self._coming if e.ts < until), key=lambda e: (e.ts, e.key)):
-            results += self._release(event, revision)
+            results += self._release(not_before(event, self._next_tick * self._tick_us), revision)
         self._coming = [e for e in self._coming if e.ts >= until]
         results += self._install(until, revision)
         relearned = {name: watch for name, watch in self._watches.items() if name != query_types.RULE}

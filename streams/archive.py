@@ -29,6 +29,7 @@ from driftline.sinks.clickhouse.config import ClickHouseConfig
 from driftline.sinks.clickhouse.rows import Row, TraceRow, complete_row, decode_rows, result_row, settle_cost
 from driftline.sinks.clickhouse.writer import TablesAltered, Writer
 from driftline.streams import metrics
+from driftline.streams.fold import sent_at
 from driftline.streams.health import Health
 from driftline.streams.poison import ArchiveConfig, PoisonWatch
 from driftline.streams.ready import mark_ready
@@ -285,7 +286,7 @@ class Archive:
             metrics.ROWS_OUT.labels(table).inc(len(rows))
         for topic, records in batch.taken.items():
             metrics.took("archive", topic, records, batch.events[topic])
-            metrics.delayed("archive", topic, 1_000 * batch.oldest_ms[topic], self._clock.now())
+            metrics.delayed("archive", topic, sent_at(batch.oldest_ms[topic]), self._clock.now())
         if letters:
             self.counts["dead letters sent"] += letters
             metrics.dropped("archive", {"dead_lettered": letters})

@@ -9,6 +9,8 @@ remembers depends on the records alone, never on how they were batched, on the w
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from driftline.schemas.events import EARLIEST_TS, LATEST_TS
+
 
 class Record(Protocol):
     """The part of a consumed Kafka record that folds may read."""
@@ -29,6 +31,13 @@ def broker_time(record: Record) -> int | None:
     """When the broker took the record, in microseconds; None where the topic keeps the producer's time instead
     (`message.timestamp.type`)."""
     return record.timestamp * 1_000 if record.timestamp_type == 1 else None
+
+
+def sent_at(timestamp: int) -> int | None:
+    """A record's Kafka timestamp in microseconds; None where it says nothing: where the topic keeps its producers'
+    times, that is whatever they wrote, such as -1, 0, seconds or nanoseconds."""
+    at = timestamp * 1_000
+    return at if EARLIEST_TS <= at <= LATEST_TS else None
 
 
 class Output(NamedTuple):

@@ -82,10 +82,10 @@ def dropped(consumer: str, counts: Mapping[str, int]) -> None:
         DROPPED.labels(consumer, reason).inc(count)
 
 
-def delayed(consumer: str, topic: str, oldest_us: int, now_us: int) -> None:
-    """Observe a finished batch whose oldest record has the Kafka timestamp `oldest_us`; both microseconds since the
-    Unix epoch. Clocks of two machines may differ, so below zero is zero; a record without a timestamp says nothing."""
-    if oldest_us >= 0:
+def delayed(consumer: str, topic: str, oldest_us: int | None, now_us: int) -> None:
+    """Observe a finished batch whose oldest record was sent at `oldest_us`, as `sent_at` has it; both microseconds
+    since the Unix epoch. Clocks of two machines may differ, so below zero is zero; None says nothing."""
+    if oldest_us is not None:
         DELAY_SECONDS.labels(consumer, topic).observe(max(0, now_us - oldest_us) / 1_000_000)
 
 

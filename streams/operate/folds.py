@@ -17,7 +17,7 @@ from driftline.sinks.clickhouse.client import Client, session
 from driftline.sinks.clickhouse.config import ClickHouseConfig
 from driftline.sinks.clickhouse.rows import Row, result_row
 from driftline.sinks.clickhouse.writer import Writer
-from driftline.streams.fold import Fold, FoldFactory, Output, Record
+from driftline.streams.fold import Fold, FoldFactory, Output, Record, sent_at
 from driftline.streams.monitor.fold import MonitorFold
 from driftline.streams.operate.log import Log
 from driftline.streams.operate.times import show_time
@@ -97,7 +97,7 @@ async def run_over_log(
     reading = log.read({tp: start for tp, start in starts.items() if start < limits[tp.partition]})
     async for tp, records in reading:
         fold, number = folds[tp], tp.partition
-        extent.born.setdefault(number, records[0].timestamp * 1_000)
+        extent.born.setdefault(number, sent_at(records[0].timestamp) or 0)
         taken = [record for record in records if record.offset < limits[number]]
         done = len(taken) < len(records)
         for i in range(0, len(taken), _AT_ONCE):

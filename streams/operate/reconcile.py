@@ -15,6 +15,7 @@ from driftline.schemas.results import result_types
 from driftline.sinks.clickhouse.config import ClickHouseConfig
 from driftline.sinks.clickhouse.migrate import check
 from driftline.sinks.clickhouse.tables import Difference as Altered
+from driftline.streams.fold import sent_at
 from driftline.streams.operate.balance import Balance, Reach, Stored, compare
 from driftline.streams.operate.log import Log
 from driftline.streams.operate.progress import Absorbed, Roles
@@ -47,7 +48,7 @@ async def reconcile(settings: Settings, selection: Selection, *, wait_s: float, 
         born: dict[int, int] = {}
         reading = log.read(starts)
         async for tp, records in reading:
-            born.setdefault(tp.partition, records[0].timestamp * 1_000)
+            born.setdefault(tp.partition, sent_at(records[0].timestamp) or 0)
             await asyncio.to_thread(tally.add, tp.partition, records)
             done = sum(reading.positions[p] - starts[p] for p in starts)
             tell("reading", done, sum(reading.ends.get(p, starts[p]) - starts[p] for p in starts))

@@ -7,6 +7,7 @@ from aiokafka import TopicPartition
 from driftline.schemas.clock import Clock
 from driftline.schemas.errors import RetryableError
 from driftline.streams import metrics
+from driftline.streams.fold import sent_at
 from driftline.streams.health import Health
 from driftline.streams.runtime.stall import StallWatch
 
@@ -27,7 +28,8 @@ class LagWatch:
 
     def taken(self, tp: TopicPartition, timestamp_ms: int) -> None:
         """The Kafka timestamp of the newest record taken."""
-        self._newest_ms[tp] = timestamp_ms
+        if sent_at(timestamp_ms) is not None:
+            self._newest_ms[tp] = timestamp_ms
 
     def blind(self) -> None:
         """The log's ends cannot be learnt: nobody can say that a partition stood still meanwhile."""

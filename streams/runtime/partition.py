@@ -14,7 +14,7 @@ from driftline.schemas.errors import PermanentError
 from driftline.schemas.results import Progress
 from driftline.schemas.topics import Topics
 from driftline.streams import metrics
-from driftline.streams.fold import Fold, Output
+from driftline.streams.fold import Fold, Output, sent_at
 from driftline.streams.runtime import lost, quarantine
 from driftline.streams.runtime import state as states
 from driftline.streams.runtime.config import KafkaConfig
@@ -266,7 +266,7 @@ class Partition:
         new = {reason: n - self._counted.get(reason, 0) for reason, n in counters.items()}
         # A fold that forgets an app may forget what it counted of it: below zero is no event that came back.
         metrics.dropped(self.name, {reason: n for reason, n in new.items() if n > 0})
-        metrics.delayed(self.name, self.topic, records[0].timestamp * 1_000, self._around.clock.now())
+        metrics.delayed(self.name, self.topic, sent_at(records[0].timestamp), self._around.clock.now())
         self._counted = counters
 
     def _new(self, run: Run) -> list[Fetched]:

@@ -24,9 +24,11 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from driftline.schemas.codec import decode_events
 from driftline.schemas.errors import ConfigError, PermanentError, RetryableError
+from driftline.schemas.events import EARLIEST_TS
 from driftline.schemas.ids import stable_id
 from driftline.schemas.results import Alert, DeadLetter
 from driftline.schemas.topics import LARGE
+from driftline.streams.fold import sent_at
 from driftline.streams.runtime.state import Note, Skipped
 
 TWICE = 2  # alone: an operator's kill -9 would have to hit the same millisecond twice
@@ -36,7 +38,6 @@ RULE = "quarantine"
 NO_APP = "(driftline)"  # of alerts that are about no app
 MOST_RAW = LARGE // 2  # bytes of a record in its letter, which is sent as the results are; base64 makes four of three
 EXCERPT = 64 * 1024  # bytes of a record that has more
-US = 1_000  # in a millisecond
 
 
 class Raised(Exception):
@@ -152,7 +153,7 @@ def app_of(record: Fetched) -> str:
 
 def alert(fold: str, topic: str, partition: int, record: Fetched, app: str, why: str) -> Alert:
     """One for each record: at most as many as may be put aside."""
-    at = max(0, record.timestamp) * US
+    at = sent_at(record.timestamp) or EARLIEST_TS
     id_ = stable_id("alert", RULE, fold, topic, partition, record.offset)
     where = f"{topic}[{partition}], offset {record.offset}"
     return Alert(

@@ -10,6 +10,7 @@ from driftline.streams.health import Health
 from driftline.streams.runtime.lag import STALL_S, LagWatch
 
 NOW_US = 1_700_000_000_000_000
+GARBAGE = (-1, 0, 2**62, -(2**63), NOW_US // 1_000_000, NOW_US, NOW_US * 1_000)  # seconds, micro-, nanoseconds
 
 
 class Bench:
@@ -96,3 +97,12 @@ def test_an_outage_of_the_broker_is_no_stall() -> None:
     bench.lag.blind()
     bench.look(5, 9)
     assert bench.health.problems == []
+
+
+@pytest.mark.parametrize("timestamp", GARBAGE)
+def test_a_timestamp_that_says_nothing_is_no_lag_of_years(timestamp: int) -> None:
+    bench = Bench(f"garbage{timestamp}")
+    bench.lag.taken(bench.here, NOW_US // 1_000 - 30_000)
+    bench.lag.taken(bench.here, timestamp)
+    bench.look(5, 7)
+    assert bench.metric("seconds") == 30

@@ -26,7 +26,7 @@ class Got(NamedTuple):
     offset: int
     key: bytes | None = None
     value: bytes | None = b""
-    timestamp: int = 0
+    timestamp: int = 1_793_606_400_000
     timestamp_type: int = 0
 
 
@@ -65,7 +65,7 @@ class Bench:
         self.log: list[str] = []
         self.sent: list[Output] = []
         self.notes: list[states.Note] = []
-        self.clock = ManualClock(0)
+        self.clock = ManualClock(1_793_606_400_000_000)
         self.revoke_after: Step | None = None
         self.broker_gone = False
         self.fold = fold or Numbers()

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from driftline.schemas.clock import ManualClock
 from driftline.schemas.codec import decode, encode_event
 from driftline.schemas.errors import ConfigError, PermanentError, RetryableError
-from driftline.schemas.events import Trace
+from driftline.schemas.events import EARLIEST_TS, Trace
 from driftline.schemas.results import Alert, DeadLetter
 from driftline.schemas.topics import Topics
 from driftline.streams.fold import Output, Record
+from driftline.streams.runtime import quarantine
 from driftline.streams.runtime import state as states
 from driftline.streams.runtime.config import KafkaConfig
 from driftline.streams.runtime.partition import Partition, Surroundings
@@ -299,3 +300,10 @@ def test_a_reason_is_bounded_and_keeps_the_end() -> None:
     text = reason(ValueError("x" * 100_000 + "the end"))
     assert len(text) == REASON_CHARS + 1
     assert text.endswith("the end")
+
+
+@pytest.mark.parametrize("timestamp", [-1, 0, 2**62, 1_790_000_000, 1_790_000_000_000_000])
+def test_an_alert_of_a_record_with_a_timestamp_that_says_nothing_can_be_stored(timestamp: int) -> None:
+    """Where the topic keeps its producers' times."""
+    alert = quarantine.alert("fold", "src", 0, Got(9, timestamp=timestamp), "bot", "")
+    assert alert.ts == alert.since == EARLIEST_TS

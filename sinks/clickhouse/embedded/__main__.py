@@ -24,6 +24,7 @@ from aiohttp import web
 STOP_S = 0.5  # running queries get this long to end; no acknowledged insert depends on it
 CANNOT_START = 2
 CONNECTIONS = 256  # at once; more are told so and closed
+BACKLOG = 32  # that are taken in one go, and may be above
 IDLE_S = 30.0  # a connection without a request may stay, and one with a part of its head
 MAX_LINE = 2**20  # bytes of the request's URL, as ClickHouse's own http_max_uri_size
 MAX_HEADER = 2**15  # bytes of one header; aiohttp takes 128 of them
@@ -114,13 +115,14 @@ async def _serve(path: Path, host: str, port: int) -> None:
         max_line_size=MAX_LINE,
         max_field_size=MAX_HEADER,
         keepalive_timeout=IDLE_S,
+        lingering_time=STOP_S,  # for the rest of a body that was refused
         shutdown_timeout=STOP_S,
         access_log=None,
     )
     await runner.setup()
     assert runner.server is not None
     try:
-        listening = await loop.create_server(partial(_accept, runner.server), host, port, reuse_address=True)
+        listening = await loop.create_server(partial(_accept, runner.server), host, port, backlog=BACKLOG)
     except OSError as error:
         why = "the port is in use" if error.errno == errno.EADDRINUSE else error.strerror
         raise CannotStart(f"Cannot listen on {host}:{port}: {why}") from error

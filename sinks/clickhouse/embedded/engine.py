@@ -22,6 +22,7 @@ from driftline.sinks.clickhouse.embedded.errors import (
     SESSION_IS_LOCKED,
     SESSION_NOT_FOUND,
     SYNTAX_ERROR,
+    TOO_MANY_SIMULTANEOUS_QUERIES,
     UNKNOWN_EXCEPTION,
     EngineError,
 )
@@ -33,6 +34,8 @@ _chdb: Any = chdb._chdb  # an extension module without types
 _CODE = re.compile(r"Code: (\d+)\. DB::Exception: ")
 _CHANGING = (_chdb.query_class.MUTATING, _chdb.query_class.MUTATING_GLOBAL)
 
+
+SESSIONS = 500  # at once: each holds a connection, and its temporary tables
 
 _READ_ONLY = EngineError(
     READONLY, "Cannot execute query in readonly mode (as by GET, or readonly=…): use POST to change data"
@@ -188,6 +191,8 @@ class Engine:
             if session is None:
                 if call.session_must_exist:
                     raise EngineError(SESSION_NOT_FOUND, f"Session {call.session} not found")
+                if len(self._sessions) >= SESSIONS:
+                    raise EngineError(TOO_MANY_SIMULTANEOUS_QUERIES, f"{SESSIONS} sessions are open: wait")
                 session = self._sessions[call.session] = _Session(_chdb.connect(self._path))
             elif session.busy:
                 raise EngineError(SESSION_IS_LOCKED, f"Session {call.session} is locked by a concurrent client")

@@ -10,15 +10,33 @@ SOCKET_TIMEOUT = 209
 TOO_MANY_BYTES = 307
 QUERY_WITH_SAME_ID_IS_ALREADY_RUNNING = 216
 MEMORY_LIMIT_EXCEEDED = 241
+TOO_MANY_SIMULTANEOUS_QUERIES = 202
 SESSION_NOT_FOUND = 372
 SESSION_IS_LOCKED = 373
+INVALID_SESSION_TIMEOUT = 374
 AUTHENTICATION_FAILED = 516
 UNKNOWN_EXCEPTION = 1002
 
 # ClickHouse's src/Server/HTTP/exceptionCodeToHTTPStatus.cpp; everything else is 500.
 _STATUS = {
     **dict.fromkeys((6, 8, 15, 25, 26, 27, BAD_ARGUMENTS, 37, 38, 41, 44, 53, SYNTAX_ERROR, 72, 117), 400),
-    **dict.fromkeys((123, 167, 168, QUERY_WITH_SAME_ID_IS_ALREADY_RUNNING, 223, 321, 376, 427, 441, 675, 676), 400),
+    **dict.fromkeys(
+        (
+            123,
+            167,
+            168,
+            INVALID_SESSION_TIMEOUT,
+            QUERY_WITH_SAME_ID_IS_ALREADY_RUNNING,
+            223,
+            321,
+            376,
+            427,
+            441,
+            675,
+            676,
+        ),
+        400,
+    ),
     **dict.fromkeys((46, 47, 50, 56, 60, 63, 73, 78, 81, 115, 152, 336, 511), 404),
     **dict.fromkeys((76, 439), 503),
     AUTHENTICATION_FAILED: 401,

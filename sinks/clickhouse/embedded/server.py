@@ -24,6 +24,7 @@ from driftline.sinks.clickhouse.embedded.engine import Answer, Call, Engine, Ext
 from driftline.sinks.clickhouse.embedded.errors import (
     AUTHENTICATION_FAILED,
     BAD_ARGUMENTS,
+    INVALID_SESSION_TIMEOUT,
     NOT_IMPLEMENTED,
     QUERY_WITH_SAME_ID_IS_ALREADY_RUNNING,
     SOCKET_TIMEOUT,
@@ -36,8 +37,10 @@ logger = logging.getLogger(__name__)
 
 QUERIES = 12  # at once
 INSERTS = 4  # at once, of data: queries that never end must not hold up the archive
+KILLS = 1  # at once: what frees the places must not wait for one
 READERS = 2  # of bodies, before it is known what they are
 KILL_AGAIN_S = 0.5  # a query that has not begun cannot be killed yet
+MAX_SESSION_S = 3600  # ClickHouse's own max_session_timeout
 _QUERY_ID = re.compile(r"[\w.:+-]{1,200}", re.ASCII)
 
 # Parameters of the interface itself and settings that only steer it: no SET for these.
@@ -84,6 +87,7 @@ class Server:
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
         self._queries = ThreadPoolExecutor(QUERIES, thread_name_prefix="query")
         self._inserts = ThreadPoolExecutor(INSERTS, thread_name_prefix="insert")
+        self._kills = ThreadPoolExecutor(KILLS, thread_name_prefix="kill")
         self._running: set[str] = set()
 
     def application(self) -> web.Application:
@@ -118,7 +122,7 @@ class Server:
                 await self._receive(request, upload)
                 parameters = {**upload.fields, **request.query}
                 call = await self._in_thread(self._readers, lambda: _call(id_, request, parameters, upload))
-                pool = self._inserts if isinstance(call.statement, Insert) else self._queries
+                pool = self._place(call)
                 encoding = _accepted(request, parameters)
                 answer, body, encoding = await self._in_thread(pool, lambda: self._answer(call, encoding), kill=id_)
         except EngineError as error:
@@ -176,6 +180,13 @@ class Server:
                     await asyncio.to_thread(self._engine.kill, kill)
                 await asyncio.wait({done}, timeout=KILL_AGAIN_S)
             raise
+        finally:
+            del future, done  # which hold the error, whose traceback holds this frame, and bodies of half a gigabyte
+
+    def _place(self, call: Call) -> ThreadPoolExecutor:
+        if isinstance(call.statement, Insert):
+            return self._inserts
+        return self._kills if call.statement.sql.lstrip()[:4].upper() == b"KILL" else self._queries
 
     def _answer(self, call: Call, encoding: str) -> tuple[Answer, bytes, str]:
         """In a worker thread."""
@@ -231,11 +242,10 @@ def _call(id_: str, request: web.Request, parameters: dict[str, str], upload: Up
         for name, value in parameters.items()
         if name not in _TRANSPORT and name not in described and not name.startswith("param_")
     }
-    try:
-        timeout = float(parameters.get("session_timeout", 60))
-    except ValueError as error:
-        raise EngineError(BAD_ARGUMENTS, f"session_timeout is in seconds: {error}") from error
-    return replace(call, settings=settings, session_timeout_s=timeout)
+    timeout = parameters.get("session_timeout", "60")
+    if not (timeout.isascii() and timeout.isdigit() and len(timeout) <= 4 and int(timeout) <= MAX_SESSION_S):
+        raise EngineError(INVALID_SESSION_TIMEOUT, f"session_timeout is in seconds, at most {MAX_SESSION_S}")
+    return replace(call, settings=settings, session_timeout_s=int(timeout))
 
 
 def _external(name: str, parameters: dict[str, str], data: bytes) -> ExternalTable:

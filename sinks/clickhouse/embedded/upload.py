@@ -89,6 +89,7 @@ class Upload:
     ) -> None:
         if self.spool is not None:
             self.spool.close()
+        self.body, self.fields, self.files = b"", {}, {}
         self.memory.give_back(self._held)
         self._held = 0
 
@@ -106,10 +107,10 @@ async def receive(request: web.Request, upload: Upload, check: Callable[[Mapping
             await _receive_form(request, upload, check)
         elif not upload.encoding and _is_insert(request.query.get("query", "")):
             upload.spool = Spool()
-            await _read(request.content.readany, upload, upload.spool.write)
+            await _read(request.content.readany, upload, upload.spool.write, MAX_BODY)
         else:
             pieces: list[bytes] = []
-            await _read(request.content.readany, upload, pieces.append)
+            await _read(request.content.readany, upload, pieces.append, MAX_BODY)
             upload.body = b"".join(pieces)
     except TimeoutError as error:
         raise EngineError(SOCKET_TIMEOUT, f"The body did not go on for {WAIT_S:g} s") from error
@@ -141,7 +142,7 @@ async def _receive_form(request: web.Request, upload: Upload, check: Callable[[M
             if not checked:
                 check(upload.fields)
                 checked = True
-            await _read(read, upload, pieces.append)
+            await _read(read, upload, pieces.append, MAX_BODY)
             upload.files[part.name] = b"".join(pieces)
     except (ValueError, RuntimeError, AssertionError, HttpProcessingError) as error:  # whatever aiohttp's reader meets
         raise EngineError(BAD_ARGUMENTS, f"The form is broken: {error}") from error
@@ -157,7 +158,7 @@ async def _piece(part: BodyPartReader) -> bytes:
 
 
 async def _read(
-    read: Callable[[], Awaitable[bytes]], upload: Upload, write: Callable[[bytes], object], most: int = MAX_BODY
+    read: Callable[[], Awaitable[bytes]], upload: Upload, write: Callable[[bytes], object], most: int
 ) -> int:
     """All of it, in pieces; its size."""
     size = 0

@@ -8,8 +8,10 @@ import msgspec
 from driftline.detectors.base import Baseline
 from driftline.detectors.config import DetectorsConfig
 from driftline.detectors.registry import make
+from driftline.detectors.soundness import check
 from driftline.detectors.state import pack, unpack
 from driftline.schemas.ids import stable_id
+from driftline.schemas.text import for_log
 
 _NO_NUMBERS = {"id", "n", "guarantee"}
 
@@ -27,16 +29,16 @@ def dump(baseline: Baseline) -> bytes:
 
 
 def load(detector: str, config: DetectorsConfig, payload: bytes) -> Baseline:
-    """The inverse of `dump`, tried on a detector of its own.
+    """The inverse of `dump`. It is one that the detector can work with: see `detectors.soundness`.
 
     :raises ValueError: an unknown detector, or a payload that is no baseline of it; the message says why.
     """
     trial = make(detector, config)
     try:
         baseline: Baseline = msgspec.convert(unpack(payload), trial.baseline_type, dec_hook=lambda _, array: array)
-        trial.measure(trial.open(baseline))
-    except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
-        raise ValueError(f"the payload is no baseline of {detector}: {error!r}") from error
+        check(trial, baseline, config.budget)
+    except Exception as error:  # whatever the numbers of others make of the maths
+        raise ValueError(f"the payload is no baseline of {detector}: {for_log(repr(error))}") from error
     return baseline
 
 

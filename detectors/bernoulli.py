@@ -31,7 +31,7 @@ from driftline.schemas.ids import stable_id
 
 QUANTILE = 0.99
 _TIMES = np.geomspace(1.25, 20, 8)
-_ALWAYS = 1 - 1e-9  # as good as 1, but with alternatives above
+ALWAYS = 1 - 1e-9  # as good as 1, but with alternatives above
 _BETTER = np.array([1.0, 2.0, 6.0])  # recovery's alternatives, times the least that counts: a clean stream is quicker
 
 
@@ -144,7 +144,7 @@ class InvalidRate(_Rate):
             guarantee=reference.guarantee,
             cut=0.5,
             deff=deff,
-            p0=min(max(bound, config.floor), _ALWAYS),
+            p0=min(max(bound, config.floor), ALWAYS),
             rate=missing / reference.n,
         )
 

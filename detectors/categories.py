@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from driftline.detectors.base import Floats, Insufficient, Measurement, Slots, State, TickBatch, Transitions
-from driftline.detectors.bernoulli import clopper_pearson, log_ratios, recovered_from_above, worse
+from driftline.detectors.bernoulli import ALWAYS, clopper_pearson, log_ratios, recovered_from_above, worse
 from driftline.detectors.columns import Columns
 from driftline.detectors.config import BudgetConfig, CategoriesConfig
 from driftline.detectors.detectable import detectable_rate
@@ -48,7 +48,7 @@ from driftline.schemas.results import Guarantee
 OTHER = "other"
 CONFIDENCE = 0.999  # of all bounds of a baseline together
 MAX_DISTINCT = 1_000  # categories of a reference; with more they are no categories, and new ones no news
-_CODES = float(2**52)
+CODES = float(2**52)
 _POLYNOMIALS = 3  # of `Blocks.deff`
 _BETS = 8
 _RECENT = 512  # half-life, in units, of the shares that are shown while nothing is wrong
@@ -243,7 +243,7 @@ class Categories:
 
     def season(self, baseline: CategoriesBaseline, state: State | None = None) -> Season:
         ordered = sorted((code, number) for number, code in enumerate(baseline.codes))
-        codes = np.array([*(code for code, _ in ordered), _CODES])
+        codes = np.array([*(code for code, _ in ordered), CODES])
         numbers = np.array([*(number for _, number in ordered), len(ordered)])
         other = len(ordered)
 
@@ -547,6 +547,7 @@ def _tests(baseline: CategoriesBaseline, hour: int | None = None) -> list[_Test]
             continue
         at, known = float(now[category]), float(units[category])
         low, high = clopper_pearson(at * known, known, tail)
+        high = min(high, ALWAYS)
         tests.append(_Test(category, UP, at, high, (*log_ratios(high, worse(high)), *recovered_from_above(high, at))))
         if clopper_pearson(share * n / baseline.deff, n / baseline.deff, tail)[0] > 0:
             back = np.array([low, (low + at) / 2, at])
@@ -568,5 +569,5 @@ def _note(new: dict[int, int], code: int, count: int) -> None:
 
 
 def _valid(value: Floats) -> NDArray[np.bool_]:
-    valid: NDArray[np.bool_] = (value >= 0) & (value < _CODES) & (value == np.floor(value))
+    valid: NDArray[np.bool_] = (value >= 0) & (value < CODES) & (value == np.floor(value))
     return valid

@@ -53,7 +53,7 @@ _SMALLEST = float(np.finfo(np.float64).tiny)
 _LARGEST = 1e300  # as good as infinity
 _RECOVERY = np.array([0.03, 0.1, 0.3, 0.9])
 _MIN_INTERVAL = 30  # units; fewer make no interval worth showing
-_SPAN = np.log(100.0)  # of what is shown: a unit weighs at most as one of 100 times the median
+SPAN = np.log(100.0)  # of what is shown: a unit weighs at most as one of 100 times the median
 
 
 @dataclass(frozen=True)
@@ -248,7 +248,7 @@ class Pit(ScalarDetector[PitBaseline]):
         self._config = config
         self._low, self._high = low, high
         self._sign = -1.0 if falls else 1.0
-        self._ratio = scale == "ratio"
+        self.ratio = scale == "ratio"
         self._laws: WeakValueDictionary[tuple[str, int], Law] = WeakValueDictionary()
         self._clock = Clock(budget)
         self._law: list[Law] = []  # of each slot; equal baselines share it
@@ -288,14 +288,14 @@ class Pit(ScalarDetector[PitBaseline]):
 
     def _center(self, values: Floats) -> float:
         """The median; of ratios, that of the values that have one."""
-        if self._ratio:
+        if self.ratio:
             values = values[(values > 0) & (values < _LARGEST)]
         return float(values[len(values) // 2]) if len(values) else 1.0
 
     def _display(self, center: Floats | float, values: Floats) -> Floats:
-        if not self._ratio:
+        if not self.ratio:
             return values
-        shown: Floats = np.clip(np.log(np.maximum(values, _SMALLEST) / center), -_SPAN, _SPAN) + np.log(center)
+        shown: Floats = np.clip(np.log(np.maximum(values, _SMALLEST) / center), -SPAN, SPAN) + np.log(center)
         return shown
 
     def _detectable(self, values: Floats, law: Law, deff: float) -> float | None:
@@ -306,10 +306,10 @@ class Pit(ScalarDetector[PitBaseline]):
 
         def found(share: float) -> bool:
             by = self._sign * share
-            moved = values * (1 + by) if self._ratio else values + by * (self._high - self._low)
+            moved = values * (1 + by) if self.ratio else values + by * (self._high - self._low)
             return bool(law.h[self._bins(law, moved), 0].mean() >= need)
 
-        shares: list[float] = np.geomspace(0.005, 10.0 if self._ratio else 1.0, 64).tolist()
+        shares: list[float] = np.geomspace(0.005, 10.0 if self.ratio else 1.0, 64).tolist()
         first = bisect_left(shares, True, key=found)
         return self._sign * shares[first] if first < len(shares) else None
 
@@ -438,7 +438,7 @@ class Pit(ScalarDetector[PitBaseline]):
     def _shown(self, slot: int, mean: float, run: Run | None) -> dict[str, Any]:
         reference = self._baselines[slot].typical
         change: Callable[[float], float | None]
-        if self._ratio:
+        if self.ratio:
             value, baseline = math.exp(mean), math.exp(reference)
 
             def change(to: float) -> float | None:
@@ -457,6 +457,6 @@ class Pit(ScalarDetector[PitBaseline]):
         return shown
 
     def _note(self, baseline: PitBaseline) -> str:
-        of_what = "" if self._ratio else " of the range"
+        of_what = "" if self.ratio else " of the range"
         found = "no change" if baseline.detectable is None else f"{baseline.detectable:+.1%}{of_what}"
         return f"Detectable within {HORIZON} sessions: {found}. {confidence(len(baseline.hour_means), WEEK)}"

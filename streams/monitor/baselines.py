@@ -1,18 +1,22 @@
 """Baselines between the monitor and others: those it learns are published, those fitted by hand are put in force."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
 
+from driftline.detectors.base import Baseline as Fitted
 from driftline.detectors.baselines import dump, fingerprint, load, summary
 from driftline.detectors.config import DetectorsConfig
 from driftline.detectors.registry import FACTORIES
 from driftline.schemas.baselines import Baseline
-from driftline.schemas.events import MICROSECONDS, BaselineSet
+from driftline.schemas.events import EARLIEST_TS, LATEST_TS, MICROSECONDS, BaselineSet
 from driftline.schemas.ids import stable_id
 from driftline.streams.monitor.watch import Fit, Stream, Watch
 
+MOST_NAMES, MOST_NAME = 1_000, 200  # of releases, models, prompt versions and judges; characters
+MOST_UNITS = 2**63 - 1
 NEW_BASELINE = "it is held against a new baseline"  # why incidents end
 LEARNED_ONLY = {  # detectors whose baselines can't be fitted by hand, and why
     "query_type": "query types are topics of embedding_drift's baseline, and learned when that changes: fit that one",
@@ -52,17 +56,20 @@ class Baselines:
         given = event.baseline
         if given.detector not in watches and given.detector in FACTORIES:
             return None
-        published = msgspec.structs.replace(given, app=event.app, source="fitted", at=at, revision=revision)
+        published = msgspec.structs.replace(_told(given), app=event.app, source="fitted", at=at, revision=revision)
         try:
             baseline = self._check(event, embed_model)
+            if watches[given.detector].contradicts(baseline):
+                raise ValueError(f"another baseline is in force as {given.id}")
         except ValueError as error:
             self.refused += 1
             refused = stable_id("refused", event.id)
             return Installed(msgspec.structs.replace(published, id=refused, state="refused", note=str(error)), [])
         alarmed = watches[given.detector].install(given.app, given.component, baseline)
-        return Installed(msgspec.structs.replace(published, state="active"), alarmed)
+        own = {"n": baseline.n, "guarantee": baseline.guarantee, "summary": summary(baseline)}
+        return Installed(msgspec.structs.replace(published, state="active", **own), alarmed)
 
-    def _check(self, event: BaselineSet, embed_model: str) -> object:
+    def _check(self, event: BaselineSet, embed_model: str) -> Fitted:
         """:raises ValueError: it says why the baseline can't be used."""
         given = event.baseline
         if given.app != event.app:
@@ -77,6 +84,17 @@ class Baselines:
         if embed_model and given.embed_model != embed_model:
             raise ValueError(f"it was fitted for the embedding model {given.embed_model}, and {embed_model} is in use")
         return baseline
+
+
+def _told(given: Baseline) -> Baseline:
+    """What it says of itself, as far as tables take it."""
+    names = {
+        name: [text[:MOST_NAME] for text in getattr(given, name)[:MOST_NAMES]]
+        for name in ("releases", "models", "prompt_versions", "judges")
+    }
+    times = {name: min(max(getattr(given, name), EARLIEST_TS), LATEST_TS) for name in ("from_ts", "to_ts", "fitted_at")}
+    numbers = {name: number for name, number in given.summary.items() if math.isfinite(number)}
+    return msgspec.structs.replace(given, n=min(max(given.n, 0), MOST_UNITS), summary=numbers, **names, **times)
 
 
 def record(

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from driftline.detectors.base import Detector, Floats, Insufficient, Measurement, State, TickBatch
+from driftline.detectors.baselines import dump
 from driftline.detectors.config import BudgetConfig
 from driftline.streams.monitor.seasons import Seasons
 
@@ -401,6 +402,11 @@ class Watch:
         alarmed = [self._opened[slot] for slot in slots if self._opened[slot] in self._alarms]
         self._alarms.difference_update(alarmed)
         return [self._streams.names[number] for number in alarmed]
+
+    def contradicts(self, baseline: Any) -> bool:
+        """Whether another baseline is in force under its id, which names it in states and laws."""
+        held = [*(self.detector.baseline(slot) for slot in range(len(self._opened))), *self._given.values()]
+        return any(other.id == baseline.id and dump(other) != dump(baseline) for other in held)
 
     def _replace(self, group: tuple[str, str], baseline: Any) -> list[int]:
         """The group's slots, which start afresh."""

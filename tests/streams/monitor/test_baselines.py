@@ -9,7 +9,8 @@ import pytest
 import pytest_asyncio
 
 from driftline.detectors.config import DetectorsConfig
-from driftline.schemas.events import MICROSECONDS, BaselineSet, Event, Release, Trace
+from driftline.detectors.state import pack, unpack
+from driftline.schemas.events import LATEST_TS, MICROSECONDS, BaselineSet, Event, Release, Trace
 from driftline.schemas.results import Alert, Baseline, Evidence, Result
 from driftline.schemas.topics import Topics
 from driftline.streams.monitor.config import MonitorConfig
@@ -163,3 +164,26 @@ async def test_a_promoted_release_gives_the_baseline_after_a_day_without_inciden
     assert alerts[0].fired_at > START + 70 * SECOND  # when learning had begun: it begins again after the incident
     assert second.from_ts >= alerts[1].ts
     assert second.summary["rate"] < 0.05
+
+
+async def test_an_id_names_one_baseline(topics: Topics, other: Baseline) -> None:
+    """Under the id of one in force another would take its place in the state."""
+    fields = unpack(other.payload)
+    forged = msgspec.structs.replace(other, payload=pack({**fields, "p0": 0.5}))
+    events = [fitted(other, 0.5), fitted(forged, 1), fitted(other, 2)]
+    results = await run_log(new_fold(topics), log_of(*events, *traffic(1, 3, 70, 5), until=70).records)
+    assert [(b.state, b.note) for b in of_errors(results)] == [
+        ("active", ""),
+        ("refused", f"another baseline is in force as {other.id}"),
+        ("active", ""),
+    ]
+
+
+async def test_wild_numbers_about_a_baseline_are_not_told(topics: Topics, other: Baseline) -> None:
+    wild = {"n": -5, "summary": {"p0": 1e308}, "from_ts": 2**62, "releases": ["x" * 300] * 5_000}
+    results = await run_log(
+        new_fold(topics), log_of(fitted(other, 0.5, **wild), *traffic(1, 1, 20, 5), until=20).records
+    )
+    [told] = of_errors(results)
+    assert (told.state, told.n, told.summary, told.from_ts) == ("active", other.n, other.summary, LATEST_TS)
+    assert (len(told.releases), len(told.releases[0])) == (1_000, 200)

@@ -316,7 +316,7 @@ class World:
         goal: dict[int, int] = {}
 
         async def covered() -> bool:
-            async with self._reader() as reader:
+            async with self.reader() as reader:
                 if not goal:
                     goal.update(_numbered(await reader.end_offsets(self._all(topic))))
                 found = await states.read_newest(reader, self._all(self.kafka.topics.state(fold)))
@@ -331,7 +331,7 @@ class World:
     async def _archived(self) -> bool:
         topics = self.kafka.topics
         partitions = [tp for name in (topics.events, *result_types(topics)) for tp in self._all(name)]
-        async with self._reader(group=f"{topics.prefix}.archive") as reader:
+        async with self.reader(group=f"{topics.prefix}.archive") as reader:
             ends = await reader.end_offsets(partitions)
             done = {tp: await reader.committed(tp) or 0 for tp in partitions}
         return all(done[tp] >= end for tp, end in ends.items())
@@ -340,7 +340,7 @@ class World:
         return [TopicPartition(topic, number) for number in range(self.kafka.config.partitions)]
 
     @asynccontextmanager
-    async def _reader(self, group: str | None = None) -> AsyncIterator[AIOKafkaConsumer]:
+    async def reader(self, group: str | None = None) -> AsyncIterator[AIOKafkaConsumer]:
         consumer = AIOKafkaConsumer(
             group_id=group,
             enable_auto_commit=False,

@@ -92,10 +92,10 @@ async def test_all_kinds_of_faults_at_once(pipeline: Pipeline, server: EmbeddedS
             id="constraint",
         ),
         pytest.param(
-            "MODIFY COLUMN error_type Enum8('' = 0, '500' = 1)",
+            "ADD CONSTRAINT known_errors CHECK error_type != 'timeout'",
             lambda row: row["error_type"] == "timeout",
-            ("timeout", "error_type"),
-            id="type",
+            ("Constraint `known_errors`", "VIOLATED_CONSTRAINT"),
+            id="kind",
         ),
     ],
 )

@@ -69,6 +69,11 @@ def find(folder: Path) -> RunningStack | None:
         raise ConfigError(f"{file} cannot be read: {error}; stop the stack and start it again") from error
 
 
+def is_changing(folder: Path) -> bool:
+    """A stack is starting there, or stopping: it has the folder, and does not say where it is."""
+    return _is_locked(folder / LOCK) and not (folder / FILE).exists()
+
+
 def with_running_stack(settings: Settings, folder: Path | None = None) -> Settings:
     """The same settings, with the addresses of the stack that runs in `folder` (of the settings if absent) in place of
     defaults; what file or environment say stays."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import clickhouse_connect
 from clickhouse_connect.driver.asyncclient import AsyncClient
@@ -19,8 +20,10 @@ AUTHENTICATION_FAILED = 516
 
 
 def _options(config: ClickHouseConfig, database: str) -> dict[str, Any]:
+    dsn = config.dsn.get_secret_value()
     return {
-        "dsn": config.dsn.get_secret_value(),
+        "dsn": dsn,
+        "interface": urlsplit(dsn).scheme,  # without it the driver goes by the port, and https would be plain
         "database": database,
         "connect_timeout": config.connect_timeout_s,
         "send_receive_timeout": config.timeout_s,

@@ -47,6 +47,7 @@ _ADVICE = {
 }
 
 _MESSAGE = re.compile(r"(Code: \d+\. DB::Exception: .*?)(?: \(for url [^)]*\))?$", re.DOTALL)
+_NO_CLICKHOUSE = re.compile(r"Unexpected response to server version|HTTP driver received HTTP status")
 _SERVER = re.compile(r"\((https?://[^()]*)\)$")
 
 
@@ -76,6 +77,8 @@ def _own_words(error: Exception) -> str:
             f"ClickHouse at {server[1]} does not answer ({_reason(error)}): see that it runs, and that clickhouse.dsn "
             "says where"
         )
+    if _NO_CLICKHOUSE.match(text):
+        return f"what answers at clickhouse.dsn is no ClickHouse, or a proxy before one: {text}"
     return text
 
 

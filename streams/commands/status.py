@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections.abc import Mapping
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import aiohttp
 import click
@@ -13,15 +13,21 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from driftline.schemas.errors import ConfigError
+from driftline.schemas.errors import ConfigError, RetryableError
+from driftline.schemas.events import MICROSECONDS
 from driftline.schemas.text import for_log, for_terminal
+from driftline.sinks.notify.text import lasting
 from driftline.streams.commands.common import answer, json_flag
 from driftline.streams.operate.commands import settings_of
-from driftline.streams.running import find
+from driftline.streams.running import find, is_changing
 
 ANSWERS_S = 3.0  # a role's event loop that does not answer within that is not well
-READ = 2**20  # bytes of an answer
-_LAG = re.compile(rb"^driftline_\w*lag_records\{[^}]*\} (\S+)$", re.MULTILINE)
+READ = 2**24  # bytes of an answer
+LATE_S = 60.0  # behind by more is worth a word
+_LAG = {
+    unit: re.compile(rb"^driftline_lag_%s\{.*\} (\d\S*)$" % unit.encode(), re.MULTILINE)
+    for unit in ("records", "seconds")
+}
 
 State: TypeAlias = Literal["ready", "starting", "unhealthy", "silent"]
 
@@ -31,8 +37,27 @@ class RoleStatus(msgspec.Struct, frozen=True):
     url: str
     state: State
     lag_records: int | None  # of all its partitions; None: it does not say
+    lag_seconds: float | None  # of the partition that is furthest behind
     problems: list[str]
     notes: list[str] = []  # good to know, and nothing wrong
+
+
+class _Note(msgspec.Struct):
+    what: str
+    do: str
+
+
+class _Problem(_Note):
+    since: str
+
+
+class _Report(msgspec.Struct):
+    """What /healthz answers."""
+
+    role: str
+    ready: bool
+    problems: list[_Problem]
+    notes: list[_Note] = []
 
 
 @click.command("status")
@@ -46,16 +71,18 @@ def status_command(ctx: click.Context, roles: tuple[str, ...], as_json: bool) ->
     Roles of a production are named: --role monitor=http://host:9464, or DRIFTLINE_HEALTH__PORT's address alone.
     Exits with 1 where something is wrong or silent.
     """
-    settings = settings_of(ctx)
-    stack = find(settings.stack.state_dir)
+    folder = settings_of(ctx).stack.state_dir
+    stack = find(folder)
     urls = dict(_role(text) for text in roles)
     addresses = {}
     if not urls and stack is not None:
         urls = dict(stack.health)
         addresses = {"Kafka": stack.brokers, "ClickHouse": stack.clickhouse.rpartition("@")[2]}
+    if not urls and is_changing(folder):
+        raise RetryableError(f"a stack is starting in {folder}, or stopping: ask again when it is done")
     if not urls:
         raise ConfigError(
-            f"no stack runs in {settings.stack.state_dir}: start one with `driftline up`, or name the roles, as "
+            f"no stack runs in {folder}: start one with `driftline up`, or name the roles, as "
             "--role monitor=http://host:9464"
         )
     found = asyncio.run(_ask_all(urls))
@@ -79,27 +106,44 @@ async def _ask_all(urls: Mapping[str, str]) -> list[RoleStatus]:
 async def _ask(session: aiohttp.ClientSession, role: str, url: str) -> RoleStatus:
     try:
         async with session.get(f"{url}/healthz") as response:
-            report = msgspec.json.decode(await response.content.read(READ), type=dict[str, Any])
+            report = msgspec.json.decode(await _whole(response), type=_Report)
         async with session.get(f"{url}/metrics") as response:
-            lags = _LAG.findall(await response.read())
-    except (aiohttp.ClientError, OSError, TimeoutError, msgspec.MsgspecError) as error:
+            page = await _whole(response)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        reason = f"what answers there is no role of Driftline ({error})"
+        return RoleStatus(role, url, "silent", None, None, [f"{reason}: see that its address is right"])
+    except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
         reason = "no answer" if isinstance(error, TimeoutError) else str(error)
-        return RoleStatus(role, url, "silent", None, [f"{reason}: see that the role runs, and its log"])
-    problems = [f"{p.get('what')}; {p.get('do')} (since {p.get('since')})" for p in report.get("problems", [])]
-    notes = [f"{note.get('what')}; {note.get('do')}" for note in report.get("notes", [])]
-    state: State = "unhealthy" if problems else "ready" if report.get("ready") else "starting"
-    lag = sum(int(float(value)) for value in lags) if lags else None
-    return RoleStatus(str(report.get("role", role)), url, state, lag, problems, notes)
+        return RoleStatus(role, url, "silent", None, None, [f"{reason}: see that the role runs, and its log"])
+    problems = [f"{p.what}; {p.do} (since {p.since})" for p in report.problems]
+    notes = [f"{note.what}; {note.do}" for note in report.notes]
+    state: State = "unhealthy" if problems else "ready" if report.ready else "starting"
+    records, seconds = ([float(value) for value in _LAG[unit].findall(page)] for unit in ("records", "seconds"))
+    lag = int(sum(records)) if records else None
+    return RoleStatus(report.role, url, state, lag, max(seconds, default=None), problems, notes)
+
+
+async def _whole(response: aiohttp.ClientResponse) -> bytes:
+    data = bytearray()
+    async for chunk in response.content.iter_any():
+        data += chunk
+        if len(data) > READ:
+            raise ValueError(f"an answer of more than {READ:,} bytes")
+    return bytes(data)
 
 
 def _shown(roles: list[RoleStatus], addresses: Mapping[str, str]) -> RenderableType:
     table = Table("role", "state")
-    table.add_column("lag (records)", justify="right")
-    table.add_column("address")
+    table.add_column("behind (records)", justify="right")
+    table.add_column("by", justify="right")
+    table.add_column("address", overflow="fold")
     styles = {"ready": "green", "starting": "yellow", "unhealthy": "bold red", "silent": "bold red"}
     for role in roles:
-        lag = "" if role.lag_records is None else f"{role.lag_records:,}"
-        table.add_row(for_terminal(role.role), Text(role.state, styles[role.state]), lag, for_terminal(role.url))
+        records = "" if role.lag_records is None else f"{role.lag_records:,}"
+        by = lasting(round(role.lag_seconds * MICROSECONDS)) if role.lag_seconds else ""
+        table.add_row(
+            for_terminal(role.role), Text(role.state, styles[role.state]), records, by, for_terminal(role.url)
+        )
     wrong = [
         Text.assemble((f"{for_log(role.role)}: ", "bold red"), for_log(problem, 2_000))
         for role in roles
@@ -111,4 +155,19 @@ def _shown(roles: list[RoleStatus], addresses: Mapping[str, str]) -> RenderableT
         for note in role.notes
     ]
     where = [Text(f"{name} {for_log(address)}") for name, address in addresses.items()]
-    return Stack(table, *wrong, *known, *where)
+    return Stack(table, *wrong, *known, _verdict(roles), *where)
+
+
+def _verdict(roles: list[RoleStatus]) -> Text:
+    """What people want to know first."""
+    if troubled := [role.role for role in roles if role.state in ("unhealthy", "silent")]:
+        return Text(f"Something is wrong: {for_log(', '.join(troubled))}.", "bold red")
+    if starting := [role.role for role in roles if role.state == "starting"]:
+        return Text(
+            f"Starting: {for_log(', '.join(starting))}. A role takes its partitions, and reads its state.", "yellow"
+        )
+    if behind := [role.role for role in roles if (role.lag_seconds or 0) > LATE_S]:
+        return Text(
+            f"All roles work; behind, and catching up unless that grows: {for_log(', '.join(behind))}.", "yellow"
+        )
+    return Text("All roles work.", "bold green")

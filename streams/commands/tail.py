@@ -90,7 +90,7 @@ async def _records(settings: Settings, topics: list[str]) -> AsyncGenerator[tupl
                 for record in records:
                     yield record.topic, record.value
     except KafkaError as error:
-        raise RetryableError(f"Kafka at {settings.kafka.brokers} does not answer: {error!r}") from error
+        raise RetryableError(settings.kafka.no_answer(error)) from error
     finally:
         await consumer.stop()
 

@@ -91,7 +91,7 @@ class Log:
             await consumer.start()
         except KafkaError as error:
             await consumer.stop()
-            raise RetryableError(f"Kafka at {self._config.brokers} does not answer: {error!r}") from error
+            raise RetryableError(self._config.no_answer(error)) from error
 
     async def partitions(self, topic: str) -> list[TopicPartition]:
         """:raises ConfigError: the topic is missing, or has another number of partitions than configured."""

@@ -199,7 +199,7 @@ class _Admin:
             await self._client.start()
         except (KafkaError, OSError) as error:
             await self._client.close()
-            raise RetryableError(f"Kafka at {self._config.brokers} does not answer: {error!r}") from error
+            raise RetryableError(self._config.no_answer(error)) from error
         except BaseException:
             await self._client.close()
             raise

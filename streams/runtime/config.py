@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from aiokafka.errors import KafkaConnectionError
 from aiokafka.helpers import create_ssl_context
 from pydantic import Field, SecretStr, field_validator, model_validator
 
@@ -129,6 +130,15 @@ class KafkaConfig(Config):
                 "heartbeat_interval_s": 0.6,
                 "fetch_max_wait_ms": fetch_max_wait_ms,
             }
+        )
+
+    def no_answer(self, error: BaseException) -> str:
+        """What to say where no broker can be talked to, which has many causes and, from aiokafka, one error."""
+        cause = "" if isinstance(error, KafkaConnectionError) else f" ({type(error).__name__}: {error})"
+        login = ", with this user and password" if self.security_protocol.startswith("SASL") else ""
+        return (
+            f"Kafka at {self.brokers} does not answer{cause}: see that it runs, that kafka.brokers says where, and "
+            f"that it takes {self.security_protocol} there{login} (kafka.security_protocol)"
         )
 
     def client_options(self) -> dict[str, Any]:

@@ -39,6 +39,8 @@ QUERIES = 12  # at once
 INSERTS = 4  # at once, of data: queries that never end must not hold up the archive
 KILLS = 1  # at once: what frees the places must not wait for one
 READERS = 2  # of bodies, before it is known what they are
+ANSWERS = 2 * 2**30  # bytes of all answers that wait for their clients
+PIECE = 2**18  # bytes of an answer that are sent at once
 KILL_AGAIN_S = 0.5  # a query that has not begun cannot be killed yet
 MAX_SESSION_S = 3600  # ClickHouse's own max_session_timeout
 _QUERY_ID = re.compile(r"[\w.:+-]{1,200}", re.ASCII)
@@ -84,6 +86,7 @@ class Server:
         self._password = password
         self._local_only = local_only
         self._memory = Memory()
+        self._answers = Memory(ANSWERS)
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
         self._queries = ThreadPoolExecutor(QUERIES, thread_name_prefix="query")
         self._inserts = ThreadPoolExecutor(INSERTS, thread_name_prefix="insert")
@@ -109,7 +112,7 @@ class Server:
     async def _ping(self, request: web.Request) -> web.Response:
         return web.Response(text="Ok.\n")
 
-    async def _query(self, request: web.Request) -> web.Response:
+    async def _query(self, request: web.Request) -> web.StreamResponse:
         if request.method != hdrs.METH_POST and "query" not in request.query:
             return web.Response(text="Ok.\n")
         headers = {
@@ -132,7 +135,10 @@ class Server:
         headers[hdrs.CONTENT_TYPE] = _CONTENT_TYPES.get(answer.format, "text/plain; charset=UTF-8")
         if encoding:
             headers[hdrs.CONTENT_ENCODING] = encoding
-        return web.Response(body=body, headers=headers)
+        try:
+            return await _send(request, headers, body)
+        finally:
+            self._answers.give_back(len(body))
 
     @contextmanager
     def _identified(self, request: web.Request) -> Iterator[str]:
@@ -191,7 +197,9 @@ class Server:
     def _answer(self, call: Call, encoding: str) -> tuple[Answer, bytes, str]:
         """In a worker thread."""
         answer = self._engine.execute(call)
-        return answer, *compression.encode(answer.body, encoding)
+        body, encoding = compression.encode(answer.body, encoding)
+        self._answers.take(len(body))
+        return answer._replace(body=b""), body, encoding
 
     def _refusal(self, error: EngineError, headers: dict[str, str]) -> web.Response:
         version = "" if "(version " in str(error) else f" (version {self._engine.version} (embedded))"
@@ -202,6 +210,23 @@ class Server:
             text=f"Code: {error.code}. DB::Exception: {error}{version}\n",
             headers={**headers, "X-ClickHouse-Exception-Code": str(error.code)},
         )
+
+
+async def _send(request: web.Request, headers: dict[str, str], body: bytes) -> web.StreamResponse:
+    """A long answer goes in pieces, which the client must take."""
+    if len(body) <= PIECE or request.method == hdrs.METH_HEAD:
+        return web.Response(body=body, headers=headers)
+    response = web.StreamResponse(headers=headers)
+    response.content_length = len(body)
+    try:
+        await response.prepare(request)
+        for begin in range(0, len(body), PIECE):
+            async with asyncio.timeout(WAIT_S):
+                await response.write(memoryview(body)[begin : begin + PIECE])
+    except TimeoutError:
+        if request.transport is not None:
+            request.transport.abort()
+    return response
 
 
 def _accepted(request: web.Request, parameters: Mapping[str, str]) -> str:

@@ -33,7 +33,7 @@ WAIT_S = 30.0  # for the next bytes of a body, ClickHouse's own http_receive_tim
 
 
 class Memory:
-    """Bytes that all requests together may hold; of any thread."""
+    """Bytes that all requests, or their answers, may hold together; of any thread."""
 
     def __init__(self, limit: int = ALL_BODIES) -> None:
         self._left = limit
@@ -44,7 +44,7 @@ class Memory:
         with self._lock:
             if size > self._left:
                 raise EngineError(
-                    MEMORY_LIMIT_EXCEEDED, "The bodies of all requests together are too large: send this one later"
+                    MEMORY_LIMIT_EXCEEDED, "All requests together are too large: send or ask for less, or later"
                 )
             self._left -= size
 

@@ -116,7 +116,7 @@ async def test_bodies_are_limited_one_by_one_and_together(monkeypatch: pytest.Mo
 
 
 async def test_what_is_held_is_given_back_whatever_happens(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "Memory", lambda: Memory(1_500))
+    monkeypatch.setattr(server, "Memory", lambda limit=0: Memory(1_500))
     async with serving() as served:
         for _ in range(3):
             assert await served.post(b"SELECT 1" + b" " * 1_000) == 200
@@ -141,6 +141,26 @@ def test_a_bomb_is_not_inflated(compress: Callable[[bytes], Any]) -> None:
     assert counted == []
     assert compression.decode(bytes(compress(b"x" * 1_000)), encoding, 1_000, counted.append) == b"x" * 1_000
     assert counted == [1_000]
+
+
+async def test_answers_that_nobody_takes_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    size = 2**25  # more than sockets hold
+    monkeypatch.setattr(server, "WAIT_S", 0.2)
+    monkeypatch.setattr(server, "ANSWERS", 2 * size)
+    monkeypatch.setattr(FakeEngine, "execute", lambda self, call: Answer(b"x" * size, "TSV", {}))
+    async with serving() as served:
+        opened = [await asyncio.open_connection("127.0.0.1", urlsplit(served.url).port) for _ in range(2)]
+        for _, writer in opened:
+            writer.write(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 8\r\n\r\nSELECT 1")
+
+        async def free() -> bool:
+            return await served.post(b"SELECT 1") == 200
+
+        assert await served.post(b"SELECT 1") in (200, 500)
+        await eventually(free, "memory for others")
+        for _, writer in opened:
+            writer.close()
+        assert await served.post(b"SELECT 1") == 200
 
 
 async def test_forms_are_limited() -> None:

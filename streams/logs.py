@@ -5,10 +5,12 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import TypeAlias
 
 from rich.logging import RichHandler
+from rich.text import Text
 
 from driftline.schemas.text import for_log, for_terminal
 from driftline.streams.redact import hide
@@ -22,6 +24,12 @@ _ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | 
 
 
 class SafeFormatter(logging.Formatter):
+    """Times are UTC, like all others that Driftline shows: an hour that local time has twice is two hours."""
+
+    converter = staticmethod(time.gmtime)
+    default_time_format = "%Y-%m-%dT%H:%M:%S"
+    default_msec_format = "%s.%03dZ"
+
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (logging's name)
         record.message = for_log(hide(record.message), LINE)
         return super().formatMessage(record)
@@ -84,6 +92,10 @@ def without(library: str) -> Iterator[None]:
         _silent.discard(library)
 
 
+def _utc(at: datetime) -> Text:
+    return Text(f"{at.astimezone(UTC):%H:%M:%SZ}")
+
+
 def set_up(*, verbose: bool, libraries: bool) -> None:
     """Log to standard error. `libraries`: also what libraries warn of, in processes that run for long; a command tells
     its errors itself."""
@@ -91,7 +103,7 @@ def set_up(*, verbose: bool, libraries: bool) -> None:
     if sys.stderr.isatty():
         from driftline.streams.terminal import errors
 
-        handler = RichHandler(console=errors, show_path=False)
+        handler = RichHandler(console=errors, show_path=False, log_time_format=_utc)
         handler.setFormatter(SafeFormatter("%(message)s"))
     else:
         handler = logging.StreamHandler()

@@ -1,4 +1,5 @@
 import logging
+import time
 
 import pytest
 
@@ -16,6 +17,23 @@ def test_a_record_is_one_line_whatever_it_says(text: str) -> None:
     assert len(line.splitlines()) == 1
     assert obeyed(line) == ""
     assert len(line) < 9_000
+
+
+@pytest.mark.parametrize("zone", ["America/New_York", "Asia/Kolkata"])
+def test_the_hour_that_local_time_has_twice_is_two_hours(zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        entry = record("driftline", "x")
+        for created, shown in (
+            (1_793_511_000, "2026-11-01T05:30:00.250Z"),
+            (1_793_514_600, "2026-11-01T06:30:00.250Z"),
+        ):
+            entry.created, entry.msecs = created + 0.25, 250
+            assert SafeFormatter("%(asctime)s").format(entry) == shown
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_a_traceback_keeps_its_lines_and_nothing_else() -> None:

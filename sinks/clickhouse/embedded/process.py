@@ -117,7 +117,8 @@ class EmbeddedServer:
         inherited = {name: value for name, value in os.environ.items() if name != access.VARIABLE}
         own = {} if self._password is None else {access.VARIABLE: self._password}
         # Large pages: 8 % less time for inserts.
-        return {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", **inherited, **own}
+        # UTC, whatever the laptop's zone: days and hours of a query are those of servers and of everything shown.
+        return {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", **inherited, **own, "TZ": "UTC"}
 
     def _first_line(self, timeout_s: float) -> bytes:
         assert self._process is not None

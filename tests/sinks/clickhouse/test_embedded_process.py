@@ -118,6 +118,14 @@ def test_sigterm_stops_it_while_queries_run(tmp_path: Path) -> None:
         sleeping.join()
 
 
+def test_its_time_is_utc_wherever_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "America/New_York")
+    with EmbeddedServer(tmp_path, port=0) as server, connect(config_of(server)) as client:
+        assert client.command("SELECT timezone()") == "UTC"
+        shown = client.query("SELECT toString(toDateTime(1793511000)), toString(toDate(toDateTime(1793503800)))")
+        assert shown.result_rows == [("2026-11-01 05:30:00", "2026-11-01")]
+
+
 def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     program = (
         "import sys, time\nfrom pathlib import Path\nfrom driftline.sinks.clickhouse.embedded import EmbeddedServer\n"

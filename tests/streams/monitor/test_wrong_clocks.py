@@ -1,20 +1,26 @@
 """What wrong clocks send is said to be left out, and changes nothing else."""
 
 import random
+from collections import Counter
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from driftline.detectors.config import CanaryConfig, DetectorsConfig, QualityConfig
-from driftline.schemas.events import MICROSECONDS, Event, Release, Score, Tick, Trace
+from driftline.schemas.codec import encode_events
+from driftline.schemas.events import CLOCK, EARLIEST_TS, MICROSECONDS, Event, Release, Score, Tick, Trace
 from driftline.schemas.results import Alert, LeftOut, Result, RollbackSignal, WindowStats
 from driftline.schemas.topics import Topics
+from driftline.streams.fold import Output
 from driftline.streams.monitor.config import MonitorConfig
 from driftline.streams.monitor.fold import MonitorFold
 from driftline.streams.pricing import Pricer
-from tests.streams.monitor.log import START, FakeRecord, Log, run_log, traffic
+from tests.streams.monitor.log import START, TOPICS, FakeRecord, Log, run_log, traffic
+from tests.streams.monitor.log import results_of as results_in
 
 HOUR, YEAR = 3_600, 365 * 24 * 3_600
 CONFIG = DetectorsConfig(quality=QualityConfig(min_units=500), canary=CanaryConfig(min_s=0))
@@ -99,3 +105,65 @@ async def test_releases_of_a_clock_a_year_behind_count_from_when_they_came(topic
         assert alert.resolved_at is not None
         assert alert.fired_at < alert.resolved_at == alert.ts
         assert alert.resolved_at >= START + 390 * MICROSECONDS
+
+
+class Sent(NamedTuple):
+    """A record: how far the broker's clock moved since the last one, and what it holds; times in seconds beside it."""
+
+    moves: int
+    tick: bool
+    events: list[tuple[str, int, int]]  # app, number, how far its clock is ahead
+    release: int | None
+
+
+CLOCKS = st.sampled_from([0, 0, 0, -1, 1, -20, 20, -700, 700, HOUR - 1, HOUR + 1, -HOUR, 30 * 24 * HOUR, YEAR, -YEAR])
+SENT = st.builds(
+    Sent,
+    st.sampled_from([0, 1, 1, 5, 61, HOUR, 3 * 24 * HOUR, 30 * 24 * HOUR, -5, -2 * HOUR]),
+    st.booleans(),
+    st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 40), CLOCKS), max_size=12),
+    st.none() | CLOCKS,
+)
+
+
+@settings(max_examples=40)
+@given(st.lists(SENT, min_size=3, max_size=40), st.integers(1, 7), st.booleans())
+async def test_whatever_clocks_do_a_replay_is_equal_to_the_bit(script: list[Sent], size: int, by_broker: bool) -> None:
+    """However the log is cut into batches, and wherever it goes on from a state; and every event is counted once, or
+    said to be left out."""
+    now, records, sent = START, list[FakeRecord](), set[tuple[str, str, int]]()
+    for number, step in enumerate(script):
+        now = max(now + step.moves * MICROSECONDS, START - HOUR * MICROSECONDS)
+        events: list[Event] = []
+        for app, id_, ahead_s in step.events:
+            trace = Trace(app=app, ts=now + ahead_s * MICROSECONDS, trace_id=str(id_), latency_ms=1.0)
+            events += [trace, Score(app=app, ts=trace.ts, id=str(id_), trace_id=str(id_), name="n", value=0.5)]
+            sent.add((app, str(id_), trace.ts // (60 * MICROSECONDS)))
+        if step.release is not None:
+            ts = now + step.release * MICROSECONDS
+            events.append(Release(app="a", ts=ts, id=str(number), kind="deploy", release="v1"))
+        if step.tick:
+            events.append(Tick(ts=now if not by_broker else EARLIEST_TS, source=CLOCK if by_broker else ""))
+        for event in events:
+            records.append(FakeRecord(len(records), encode_events([event]), None, now // 1_000, int(by_broker)))
+    end = max(now, START) + 2 * YEAR * MICROSECONDS
+    records.append(FakeRecord(len(records), encode_events([Tick(ts=end)]), None, now // 1_000, int(by_broker)))
+
+    whole, pieces = new_fold(), new_fold()
+    expected = await whole.absorb(records)
+    found = list[Output]()
+    for first in range(0, len(records), size):
+        found += await pieces.absorb(records[first : first + size])
+        pieces = new_fold(pieces.snapshot())
+    assert found == expected
+    assert pieces.snapshot() == whole.snapshot()
+    counted = {r.id: r for r in results_in(expected) if isinstance(r, WindowStats)}
+    distinct = Counter((app, minute) for app, _, minute in sent)
+    for window in counted.values():
+        assert window.requests <= distinct[window.app, window.start // (60 * MICROSECONDS)], "counted twice"
+    said = sum(r.events for r in results_in(expected) if isinstance(r, LeftOut) and r.kind == "trace")
+    assert sum(window.requests for window in counted.values()) + said >= len(sent)
+
+
+def new_fold(snapshot: bytes | None = None) -> MonitorFold:
+    return MonitorFold(MonitorConfig(), CONFIG, TOPICS, Pricer(), snapshot)

@@ -73,12 +73,14 @@ def calm(long: Burn, short: Burn, factor: float) -> bool:
 
 
 class Buckets:
-    """Counters of the last buckets of time, of one app: exact, and bounded."""
+    """Counters of the last buckets of time, of one app: exact up to `most` in a bucket, which stands for all beyond."""
 
     def __init__(self, length: int, columns: int, state: State | None = None) -> None:
         """length: how many buckets are kept. columns: counters in each."""
         self._length = length
-        # Rings of running totals: those up to bucket b stand at b % (length + 1), so that a sum is one difference.
+        self.most = 2**62 // length  # so that sums fit in 64 bits; of 3 days in minutes a million dollars
+        # Rings of running totals: those up to bucket b stand at b % (length + 1), so that a sum is one difference. They
+        # wrap around, and differences are right all the same.
         self._totals = [array("q", bytes(8 * (length + 1))) for _ in range(columns)]
         self.newest = -1
         if state is not None:
@@ -91,9 +93,10 @@ class Buckets:
     def add(self, bucket: int, counts: Sequence[int]) -> None:
         """`bucket`: its number, not below `newest`; those between are empty."""
         self._advance(bucket)
-        at = bucket % (self._length + 1)
+        at, before = bucket % (self._length + 1), (bucket - 1) % (self._length + 1)
         for totals, count in zip(self._totals, counts, strict=True):
-            totals[at] += count
+            left = self.most - _wrapped(totals[at] - totals[before])
+            totals[at] = _wrapped(totals[at] + min(count, left))
 
     def _advance(self, bucket: int) -> None:
         size = self._length + 1
@@ -116,7 +119,7 @@ class Buckets:
     def sums(self, newest: int, lengths: Sequence[int]) -> list[list[int]]:
         """For each length, the columns' totals of so many buckets up to number `newest`, not below the own one."""
         end, starts = self._at(newest), [self._at(newest - length) for length in lengths]
-        return [[totals[end] - totals[start] for totals in self._totals] for start in starts]
+        return [[_wrapped(totals[end] - totals[start]) for totals in self._totals] for start in starts]
 
     def snapshot(self) -> State:
         """In the smallest integers that hold them, without the empty buckets at the old end."""
@@ -124,3 +127,8 @@ class Buckets:
         used = np.flatnonzero(counts.any(axis=0))
         counts = counts[:, used[0] if len(used) else self._length :]
         return {"newest": self.newest, "counts": counts.astype(np.min_scalar_type(int(counts.max(initial=0))))}
+
+
+def _wrapped(number: int) -> int:
+    """As 64 bits hold it."""
+    return (number + 2**63) % 2**64 - 2**63

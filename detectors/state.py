@@ -1,6 +1,7 @@
 """Snapshots to bytes and back, exact to the bit: nested dicts and lists of numpy arrays and plain values, as
 MessagePack. Never pickle: a state record must not be able to run code."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -9,7 +10,10 @@ from numpy.typing import NDArray
 
 from driftline.detectors.base import State
 
-_ARRAY = 1  # MessagePack extension: an array as [dtype, shape, bytes], little-endian
+# MessagePack extensions:
+_ARRAY = 1  # an array as [dtype, shape, bytes], little-endian
+_INTEGER = 2  # one beyond 64 bits, in decimal digits: sums of what strangers send
+_DIGITS = 100
 _KINDS = "biuf"  # bool, integers, floats
 
 
@@ -25,6 +29,8 @@ def _encode(value: Any) -> Any:
 
 
 def _decode(code: int, data: memoryview) -> Any:
+    if code == _INTEGER and len(data) <= _DIGITS:
+        return int(bytes(data))
     if code != _ARRAY:
         raise ValueError(f"unknown extension {code} in a snapshot")
     dtype, shape, raw = _array.decode(data)
@@ -40,7 +46,20 @@ _decoder: msgspec.msgpack.Decoder[dict[str, Any]] = msgspec.msgpack.Decoder(dict
 
 def pack(state: State) -> bytes:
     """TypeError for what a snapshot must not hold."""
-    return _encoder.encode(state)
+    try:
+        return _encoder.encode(state)
+    except OverflowError:
+        return _encoder.encode(_with_large_integers(state))
+
+
+def _with_large_integers(value: Any) -> Any:
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        return msgspec.msgpack.Ext(_INTEGER, str(value).encode())
+    if isinstance(value, Mapping):
+        return {key: _with_large_integers(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_large_integers(inner) for inner in value]
+    return value
 
 
 def unpack(data: bytes) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from driftline.streams.model_index import ModelIndex
 
 NANO = 1_000_000_000
 MAX_REMEMBERED = 10_000  # names of models, and minutes of a model's changing price: wild ones push out the oldest
+MOST_NANOUSD = 10**6 * NANO  # of one call: as much as an app may report; counts that cost more are none
 UNKNOWN = -1  # in place of a cost or count in arrays
 MINUTE = 60 * MICROSECONDS  # prices change on a minute, if they change with time at all
 
@@ -124,7 +125,7 @@ class Pricer:
         whole, rest = np.divmod(cost, np.maximum(scale, 1))
         whole += 2 * rest + (whole & 1) > scale
         priced = (scale > 0) & (inputs >= 0) & (outputs >= 0)
-        priced &= (reads + writes <= inputs) & (thoughts <= outputs)
+        priced &= (reads + writes <= inputs) & (thoughts <= outputs) & (whole <= MOST_NANOUSD)
         prices = np.where(priced, whole, UNKNOWN)
         stated = ~np.isnan(reported)
         prices[stated] = np.rint(reported[stated] * NANO)
@@ -210,7 +211,8 @@ def _cost(tariff: _Tariff, trace: Trace, inputs: int) -> int | None:
         cost += rates.output * outputs
         cost += rates.reasoning * (trace.reasoning_output_tokens or 0)
     whole, rest = divmod(cost, rates.scale)
-    return whole + (2 * rest + (whole & 1) > rates.scale)
+    whole += 2 * rest + (whole & 1) > rates.scale
+    return whole if whole <= MOST_NANOUSD else None
 
 
 def _tariff(prices: ModelPrice) -> _Tariff | None:

@@ -28,6 +28,7 @@ from driftline.streams.pricing import Tokens
 
 SCORE_UNIT = 1_000_000
 NANO = 1_000_000_000
+MOST = 2**63 - 1  # what tables hold
 MAX_WINDOWS = 20_000  # of a partition: 1,600 series of ordinary traffic, which has one of each minute of lateness
 
 Key = tuple[str, str, str, int]  # app, release, model, start
@@ -279,9 +280,9 @@ class Windows:
             errors_by_type=dict(sorted(window.errors.items())),
             latency_ms=_quantiles(window.latency),
             ttft_ms=_quantiles(window.ttft),
-            input_tokens=counts["input_tokens"],
-            output_tokens=counts["output_tokens"],
-            cache_read_input_tokens=counts["cache_read_input_tokens"],
+            input_tokens=min(counts["input_tokens"], MOST),
+            output_tokens=min(counts["output_tokens"], MOST),
+            cache_read_input_tokens=min(counts["cache_read_input_tokens"], MOST),
             cost_usd=counts["nanousd"] / NANO if counts["priced"] else None,
             unpriced=counts["requests"] - counts["priced"],
             scores={

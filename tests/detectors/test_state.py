@@ -24,6 +24,7 @@ def test_arrays_come_back_to_the_bit(array: np.ndarray[Any, Any]) -> None:
 def test_plain_values() -> None:
     state = {
         "i": -(2**63),
+        "large": [{"n": 2**64}, -(2**63) - 1, 10**50],
         "f": math.inf,
         "s": "x",
         "b": b"\0",

@@ -144,6 +144,12 @@ class Partition:
         if self._noted:
             await self._note(_NOTHING)
 
+    async def leave(self) -> None:
+        """A rebalance has begun, and nobody else has loaded the partition yet: what is being absorbed here has ended
+        nothing, and whoever goes on must not think so."""
+        if self._noted:
+            await self._write_note(_NOTHING)
+
     async def _take(self, run: Run, acknowledge: Callable[[], object]) -> None:
         for gap in run.gone:
             if gap.first <= self.offset + 1 < gap.until:
@@ -214,13 +220,15 @@ class Partition:
 
     async def _note(self, note: states.Note) -> None:
         """Before its ack comes nothing of it may be absorbed."""
-        if not self._around.current(self):
-            return
+        if self._around.current(self):
+            await self._write_note(note)
+
+    async def _write_note(self, note: states.Note) -> None:
+        self._noted = note.first <= note.last
         value = states.encode_note(msgspec.structs.replace(note, state_at=self._state_at))
         await self._around.send(
             [Output(self._around.topics.state(self.name), states.note_key(self.number), value)], self.number
         )
-        self._noted = note.first <= note.last
 
     async def _quarantine(self, record: Fetched, why: str) -> None:
         """Go on without this record: said to the dead letters and as an alert, before a state says so."""

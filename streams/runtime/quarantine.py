@@ -13,8 +13,8 @@ looks more closely:
 
 A fold that raised has absorbed a part: it is dropped and built anew from its state, as after a crash. A healthy role
 pays a few small records after each start, and nothing after that. What is not the record's fault does not count: notes
-are closed before results are published, and errors that pass by themselves, or that are settings', end the process as
-ever.
+are closed before results are published, and when a rebalance takes the partition away; errors that pass by themselves,
+or that are settings', end the process as ever.
 """
 
 import traceback

@@ -59,6 +59,9 @@ class Feed(Protocol):
     def revoked(self) -> None:
         """A rebalance begins: nothing of what was handed out counts any more. Called from the consumer's thread."""
 
+    async def left(self) -> None:
+        """The same, before any other member can have what was ours. Must not take long, and raises nothing."""
+
     async def positions(self, assigned: set[TP]) -> tuple[int, dict[TP, int]]:
         """A new epoch, and the offset at which each partition starts in it."""
 
@@ -232,6 +235,10 @@ class Consumer(driver.Consumer):
 
     def _new_consumer_thread(self) -> Thread:
         return Thread(self, loop=self.loop, beacon=self.beacon)
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        await self.app.feed.left()
+        await super().on_partitions_revoked(revoked)
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
         """Faust calls this after every rebalance; we seek to where the states end."""

@@ -52,6 +52,7 @@ logger = logging.getLogger(__name__)
 
 BROKER_TIMEOUT_S = 60.0  # to wait for a broker at the start, before a supervisor tries again
 LAST_SAVE_S = 1.5  # of the three seconds that a supervisor waits; a save takes milliseconds, a run's absorbing may not
+LEAVE_S = 1.0  # of the rebalance that waits for it; a small record takes milliseconds
 STOP_TIMEOUT_S = 5.0  # stopping takes about a second; Faust and aiokafka have been seen to hang there
 
 
@@ -107,6 +108,7 @@ class FaustRole:
         self._epoch = 0
         self._revocations = 0
         self._partitions: dict[TP, Partition] = {}
+        self._leaving: list[Partition] = []  # a rebalance has begun
         self._stop = asyncio.Event()
         self._failed = asyncio.Event()
         self._code = 0  # of the process's exit
@@ -233,9 +235,18 @@ class FaustRole:
     # What the transport asks of us (`transport.Feed`).
 
     def revoked(self) -> None:
+        self._leaving += self._partitions.values()
         self._partitions = {}
         self._revocations += 1
         self._health.ready = False
+
+    async def left(self) -> None:
+        leaving, self._leaving = self._leaving, []
+        try:
+            async with asyncio.timeout(LEAVE_S):
+                await asyncio.gather(*(partition.leave() for partition in leaving))
+        except (TimeoutError, DriftlineError) as error:
+            logger.info("Role %s did not say of all its partitions that it leaves them: %r.", self.name, error)
 
     def failed(self, error: Exception) -> None:
         self._fail("cannot take its partitions", error)

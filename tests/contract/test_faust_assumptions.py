@@ -189,6 +189,9 @@ class Recorder:
     def revoked(self) -> None:
         self.calls.append(("revoked", self._epoch))
 
+    async def left(self) -> None:
+        self.calls.append(("left", self._epoch))
+
     async def positions(self, assigned: set[TP]) -> tuple[int, dict[TP, int]]:
         self._epoch += 1
         self.calls.append(("positions", self._epoch))
@@ -251,7 +254,7 @@ async def test_a_rebalance_revokes_then_asks_for_positions_then_hands_out_runs_f
             kinds = [kind for kind, _ in recorder.calls]
             assert kinds.index("positions") < kinds.index("run")
         changed = [kind for kind, _ in first.calls[first.calls.index(("run", 1)) :] if kind != "run"]
-        assert changed[:2] == ["revoked", "positions"]
+        assert changed[:3] == ["revoked", "left", "positions"]
         for epoch in {run.epoch for run in first.runs}:
             check_no_hole([run for run in first.runs if run.epoch == epoch])
 

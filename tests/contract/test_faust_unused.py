@@ -71,6 +71,7 @@ class Garbage:
 
 class NobodyFeeds:
     def revoked(self) -> None: ...
+    async def left(self) -> None: ...
 
     async def positions(self, assigned: set[TP]) -> tuple[int, dict[TP, int]]:
         return 1, {}

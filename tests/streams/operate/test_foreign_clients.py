@@ -154,22 +154,36 @@ async def test_what_comes_to_a_partition_that_only_events_have_is_stored(pipelin
 
 KAFKAJS = """
 const { Kafka, logLevel, CompressionTypes, Partitioners } = require('kafkajs')
-const [broker, topic, ts] = process.argv.slice(2)
+const [broker, topic, ts, transactions] = process.argv.slice(2)
 const kafka = new Kafka({ brokers: [broker], logLevel: logLevel.ERROR })
+const message = (name, n) => {
+  const app = `app-${n % 6}`
+  const event = { type: 'trace', app, ts: Number(ts), trace_id: `${name}-${n}`, latency_ms: 1 }
+  return { key: n % 2 ? app : null, value: JSON.stringify(event), headers: { a: 'b' } }
+}
 const send = async (createPartitioner, name) => {
   const producer = kafka.producer({ createPartitioner })
   await producer.connect()
   for (let n = 0; n < 12; n++) {
-    const app = `app-${n % 6}`
-    const event = { type: 'trace', app, ts: Number(ts), trace_id: `${name}-${n}`, latency_ms: 1 }
-    await producer.send({ topic, compression: CompressionTypes.GZIP, acks: -1,
-      messages: [{ key: n % 2 ? app : null, value: JSON.stringify(event), headers: { a: 'b' } }] })
+    const compression = n % 3 ? CompressionTypes.GZIP : CompressionTypes.None
+    await producer.send({ topic, compression, acks: n % 2 ? -1 : 1, messages: [message(name, n)] })
   }
+  await producer.disconnect()
+}
+const transact = async (commits) => {
+  const producer = kafka.producer({ transactionalId: `${topic}-js`, idempotent: true, maxInFlightRequests: 1,
+    createPartitioner: Partitioners.DefaultPartitioner })
+  await producer.connect()
+  const transaction = await producer.transaction()
+  const messages = Array.from({ length: 12 }, (_, n) => message(commits, n))
+  await transaction.send({ topic, acks: -1, messages })
+  await (commits ? transaction.commit() : transaction.abort())
   await producer.disconnect()
 }
 (async () => {
   await send(Partitioners.DefaultPartitioner, 'default')
   await send(Partitioners.LegacyPartitioner, 'legacy')
+  if (transactions === 'yes') for (const commits of [true, false]) await transact(commits)
 })().catch(error => { console.error(error); process.exit(1) })
 """
 
@@ -191,6 +205,8 @@ async def test_kafkajs_counts_too(pipeline_on_each: Pipeline, tmp_path: Path) ->
         pytest.skip(f"kafkajs cannot be installed: {installed.stderr[-300:]}")
     (tmp_path / "send.js").write_text(KAFKAJS)
     kafka = pipeline_on_each.kafka
-    sent = await run(node, "send.js", kafka.config.brokers, kafka.topics.events, str(START), cwd=tmp_path)
+    transactions = kafka.config.idempotent
+    told = (kafka.config.brokers, kafka.topics.events, str(START), "yes" if transactions else "no")
+    sent = await run(node, "send.js", *told, cwd=tmp_path)
     assert sent.returncode == 0, sent.stderr
-    await counted(pipeline_on_each, Counter(dict.fromkeys(APPS, 4)))
+    await counted(pipeline_on_each, Counter(dict.fromkeys(APPS, 6 if transactions else 4)))

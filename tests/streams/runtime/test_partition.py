@@ -1,5 +1,6 @@
 """The checkpoint cycle of one partition, without a broker: its order, and when it must stop."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from driftline.streams.runtime import state as states
 from driftline.streams.runtime.config import KafkaConfig
 from driftline.streams.runtime.lost import Gap
 from driftline.streams.runtime.partition import Partition, Step, Surroundings
-from driftline.streams.runtime.quarantine import Raised
+from driftline.streams.runtime.quarantine import Raised, suspects
 from driftline.streams.runtime.transport import Run
 
 TOPICS = Topics("t")
@@ -58,6 +59,17 @@ class Numbers:
         return repr(self.absorbed).encode()
 
 
+class Slow(Numbers):
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun, self.go_on = asyncio.Event(), asyncio.Event()
+
+    async def absorb(self, records: Sequence[Record]) -> list[Output]:
+        self.begun.set()
+        await self.go_on.wait()
+        return await super().absorb(records)
+
+
 class Bench:
     """A partition at offset 9, and what it did in order."""
 
@@ -69,11 +81,11 @@ class Bench:
         self.revoke_after: Step | None = None
         self.broker_gone = False
         self.fold = fold or Numbers()
-        self._revoked = False
+        self.revoked = False
         config = KafkaConfig(checkpoint_s=2, checkpoint_records=checkpoint_records)
         largest = {topic.name: topic.max_message_bytes for topic in TOPICS.all()}
         around = Surroundings(
-            config, TOPICS, self.clock, self._send, lambda partition: not self._revoked, self._hook, largest
+            config, TOPICS, self.clock, self._send, lambda partition: not self.revoked, self._hook, largest
         )
         self.partition = Partition("src", 3, epoch, "monitor", self.fold, states.State(9, {}, b""), around)
 
@@ -89,7 +101,7 @@ class Bench:
         return [Ack(output.topic, 100 + len(self.sent)) for output in outputs]
 
     def _hook(self, step: Step, partition: int) -> None:
-        self._revoked = self._revoked or step == self.revoke_after
+        self.revoked = self.revoked or step == self.revoke_after
 
     async def take(self, *offsets: int, position: int | None = None, value: bytes = b"") -> None:
         records = [Got(offset, None, value) for offset in offsets]
@@ -109,6 +121,20 @@ async def test_publishes_then_reports_then_saves_then_acknowledges() -> None:
     )
     assert bench.sent[3].key == b"p3"
     assert states.decode(bench.sent[3].value) == states.State(11, {TOPICS.windows: 102}, b"[10, 11]", timestamp=0)
+
+
+async def test_a_rebalance_in_the_middle_of_absorbing_is_no_end() -> None:
+    fold = Slow()
+    bench = Bench(fold=fold)
+    taking = asyncio.create_task(bench.take(10))
+    await fold.begun.wait()
+    assert (bench.notes[-1].first, bench.notes[-1].last) == (10, 10)
+    bench.revoked = True
+    await bench.partition.leave()
+    assert suspects(bench.notes[-1], 9) is None
+    fold.go_on.set()
+    await taking
+    assert len(bench.notes) == 2, "it is another's now"
 
 
 async def test_saves_by_time_and_by_records_only() -> None:

@@ -11,7 +11,7 @@ from driftline.schemas.topics import Topics
 from driftline.streams.fold import Fold
 from driftline.streams.runtime.config import KafkaConfig
 from driftline.streams.runtime.lost import Gap
-from driftline.streams.runtime.state import Found, State, encode
+from driftline.streams.runtime.state import Found, State
 from driftline.streams.runtime.transport import Run
 from driftline.streams.runtime.worker import FaustRole, Source
 from tests.streams.runtime.sums_role import Sums
@@ -86,22 +86,11 @@ async def test_the_newest_acknowledged_run_is_committed(role: FaustRole) -> None
 NEW = Found(None, None)
 
 
-class Saved(NamedTuple):
-    """Its record."""
-
-    value: bytes
-    offset: int = 0
-
-
-async def found(state: State) -> Found:
-    return Found(Saved(await encode(state)), None)
-
-
 async def test_what_was_handed_out_before_a_rebalance_does_not_count(role: FaustRole) -> None:
     run = Run(HERE.topic, HERE.partition, 1, 0, [Got(0)])
-    role._partitions = {HERE: role._open(HERE, 1, NEW, 0)}
+    role._partitions = {HERE: role._open(HERE, 1, NEW, None, 0)}
     assert role._partition_of(run) is not None
-    role._partitions = {HERE: role._open(HERE, 2, NEW, 0)}
+    role._partitions = {HERE: role._open(HERE, 2, NEW, None, 0)}
     assert role._partition_of(run) is None
     role.handed_out(run)
     assert not role._partitions[HERE].working
@@ -110,10 +99,10 @@ async def test_what_was_handed_out_before_a_rebalance_does_not_count(role: Faust
 
 
 async def test_what_retention_deleted_after_the_state_is_gone_on_after(role: FaustRole) -> None:
-    fresh = role._open(HERE, 1, NEW, 7)
+    fresh = role._open(HERE, 1, NEW, None, 7)
     assert (fresh.offset, fresh._gone) == (6, ()), "nobody had read it, and nobody misses it"
     snapshot = Sums(TOPICS, 0, None).snapshot()
-    behind = role._open(HERE, 1, await found(State(5, {}, snapshot)), 20)
+    behind = role._open(HERE, 1, NEW, State(5, {}, snapshot), 20)
     assert (behind.offset, behind._gone) == (19, (Gap("t.events", HERE.partition, 6, 20),))
-    ahead = role._open(HERE, 1, await found(State(25, {}, snapshot)), 20)
+    ahead = role._open(HERE, 1, NEW, State(25, {}, snapshot), 20)
     assert (ahead.offset, ahead._gone) == (25, ())

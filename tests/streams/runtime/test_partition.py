@@ -120,7 +120,9 @@ async def test_publishes_then_reports_then_saves_then_acknowledges() -> None:
         role="monitor", topic="src", partition=3, offset=11, watermark=None, published={TOPICS.windows: 102}
     )
     assert bench.sent[3].key == b"p3"
-    assert states.decode(bench.sent[3].value) == states.State(11, {TOPICS.windows: 102}, b"[10, 11]", timestamp=0)
+    assert states.decode(bench.sent[3].value) == states.State(
+        11, {TOPICS.windows: 102}, b"[10, 11]", timestamp=Got(11).timestamp
+    )
 
 
 async def test_a_rebalance_in_the_middle_of_absorbing_is_no_end() -> None:

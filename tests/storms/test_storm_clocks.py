@@ -1,6 +1,8 @@
 """Clocks that are wrong, that jump, and roles that were away: no number may be wrong for it."""
 
+import asyncio
 import os
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -106,6 +108,25 @@ async def send(world: World, trace_id: str, ts: int) -> None:
     for app in ("coder", "writer"):
         events: list[Event] = [Trace(app=app, ts=ts, trace_id=trace_id)]
         await world.kafka.producer.send_and_wait(world.kafka.topics.events, encode_events(events), key=app.encode())
+
+
+async def test_everything_sleeps(pipeline: Pipeline, node: Node, server: EmbeddedServer) -> None:
+    """As on a laptop that is closed: for longer than sessions, and for longer than windows wait."""
+    async with live(pipeline, 78) as world:
+        await world.started("monitor", "archive", "monitor", "notify")
+        for _ in range(2):
+            async with world.traffic.flowing():
+                await world.pause(5, 6)
+            asleep = [process.pid for process in world.processes] + [node.pid, server.pid]
+            for pid in filter(None, asleep):
+                os.kill(pid, signal.SIGSTOP)
+            await asyncio.sleep(25)
+            for pid in filter(None, reversed(asleep)):
+                os.kill(pid, signal.SIGCONT)
+        async with world.traffic.flowing():
+            await world.pause(5, 6)
+        # A role may stop when it finds that it was expelled, and is then started again: what counts is the numbers.
+        await finish_live(world, "everything sleeps", may_end=True)
 
 
 @pytest.mark.parametrize("zone", ["America/New_York", "Asia/Kolkata"])

@@ -5,7 +5,7 @@ import random
 from collections.abc import Collection, Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import pytest
 from hypothesis import given, settings
@@ -25,6 +25,9 @@ from tests.streams.monitor.log import START, TOPICS, FakeRecord, results_of
 HOUR, DAY = 3600, 86_400
 TICK = 23.7  # seconds: no divisor of anything
 RULES = load_settings(Path("infra/rules.example.toml")).monitor
+
+
+Kind = Literal["promoted", "rolled_back", "canary_start"]
 
 
 def fold(snapshot: bytes | None = None, tick_s: float = TICK, config: MonitorConfig = RULES) -> MonitorFold:
@@ -58,10 +61,24 @@ def burst(at: float, n: int, seed: int = 0, app: str = "bot", failed: float = 0.
         trace = Trace(
             **of, trace_id=id_, user_id=f"u{id_}", provider="openai", request_model="gpt-4o-mini", input_tokens=90,
             output_tokens=90, latency_ms=rng.lognormvariate(6, 0.3), status="error" if bad else "ok",
-            error_type=rng.choice(["503", "timeout", "429"]) if bad else "",
+            error_type=rng.choice(["503", "timeout", "429", f"code {round(at)}"]) if bad else "",
+            ttft_ms=rng.lognormvariate(4, 0.3), finish_reasons=[rng.choice(["stop", "stop", "length"])],
         )  # fmt: skip
         events += [trace, Score(**of, id=id_, trace_id=id_, name="relevance", value=rng.random())]
+        if i % 20 == 0:  # of the golden set
+            golden = {**of, "release": "golden", "conversation_id": f"answer {i % 60}"}
+            events.append(Score(**golden, id=f"g{id_}", trace_id=id_, name="relevance", value=rng.random()))
     return events
+
+
+def release(at: float, number: int, kind: Kind) -> list[Event]:
+    """A promotion, after which baselines are learned anew in a day; a canary that begins; one that is taken back."""
+    promoted, ts = kind == "promoted", START + round(at * MICROSECONDS)
+    of: dict[str, Any] = {"app": "bot", "ts": ts, "id": f"r{number}", "release": "v2", "stable": "v1"}
+    if kind == "canary_start":
+        return [Release(**of, kind="canary_start", deployment_id=f"d{number}", share=0.5)]
+    outcome: Any = "promoted" if promoted else "rolled_back"
+    return [Release(**of, kind="canary_stop", deployment_id="d", outcome=outcome)]
 
 
 @cache
@@ -92,15 +109,17 @@ def each_tick(analysis: Analysis, used: Collection[int], end: int) -> Iterator[i
             st.sampled_from([0.0, 0.5, 1.0]),
             st.sampled_from(["bot", "cat", "new"]),
             st.booleans(),
+            st.none() | st.sampled_from(get_args(Kind)),
         ),
         min_size=1,
         max_size=3,
     )
 )
-def test_jumping_equals_walking(script: list[tuple[float, int, float, str, bool]]) -> None:
+def test_jumping_equals_walking(script: list[tuple[float, int, float, str, bool, Kind | None]]) -> None:
     records, at = [], 26.0 * HOUR + 31
-    for number, (gap, requests, failed, app, told) in enumerate(script):
+    for number, (gap, requests, failed, app, told, kind) in enumerate(script):
         at += gap
+        records += [release(at, number, kind)] if kind else []
         records.append(burst(at, requests, number, app, failed))
         records += [tick(at + TICK)] * told
     records.append(tick(at + TICK + 30))

@@ -1,5 +1,6 @@
 """The events half of the monitor: the log to windows at once, and to detectors at each tick."""
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from itertools import compress
 from typing import Any, TypeAlias, TypeVar
@@ -168,12 +169,14 @@ class MonitorFold:
                 if len(batch) >= CHUNK:
                     self._take(batch)
                     batch = []
+                    await asyncio.sleep(0)  # a backlog holds up no other partition
                 continue
             for event in events:
                 if isinstance(event, Tick):
                     self._take(batch)
                     batch = []
                     outputs += self._tick(event.ts, record.offset)
+                    await asyncio.sleep(0)
                 else:
                     batch.append(event)
         self._take(batch)

@@ -188,3 +188,14 @@ def test_state_of_another_version_is_refused(topics: Topics) -> None:
         PermanentError, match=r"version 99, this Driftline reads 6: install.*`driftline state reset --role monitor`"
     ):
         new_fold(topics, pack({**state, "version": 99}))
+
+
+async def test_a_backlog_holds_up_no_other_partition(log: Log) -> None:
+    """Of a process: while one absorbs, the others have their turns, between chunks and between ticks."""
+    hot, other, turns = new_fold(TOPICS), new_fold(TOPICS), 0
+    absorbing = asyncio.create_task(hot.absorb(log.records))
+    while not absorbing.done():
+        await other.absorb([FakeRecord(turns, encode_events([Tick(ts=START + turns)]))])
+        turns += 1
+    assert turns >= STOP
+    assert await absorbing == await new_fold(TOPICS).absorb(log.records)

@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import IO, Protocol, TypeAlias
 
@@ -24,12 +25,14 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 
 from driftline.schemas.clock import Clock, SystemClock
 from driftline.schemas.errors import ConfigError, DriftlineError
+from driftline.schemas.files import make_private
 from driftline.streams.patience import Measure, Patience, Work, work_of
 from driftline.streams.ready import READY_FILE, address_file
 
 logger = logging.getLogger(__name__)
 
 EXIT_CONFIG = 78  # EX_CONFIG of sysexits.h: a role that ends with it would end the same way again
+OURS = ("lock", "logs", "clickhouse", "demo", "stack.json*", "control.key*", "*.ready", "*.health", "*.log", "*.log.1")
 TAIL_LINES = 20  # of a failed part's log: a traceback's end, still on one screen
 LOG_BYTES = 10_000_000  # a log that is larger when its role first starts is moved aside
 POLL_S = 0.05  # between looks for a role's ready file
@@ -186,7 +189,7 @@ class Stack:
             self._take_folder()
             if self._on_locked:
                 self._on_locked()
-            (self._folder / "logs").mkdir(exist_ok=True)  # after on_locked, which may empty the folder
+            _own(self._folder / "logs")  # after on_locked, which may empty the folder
             for spec in self._services:
                 self._started.append(spec)
                 with self._telling(spec.name):
@@ -233,8 +236,8 @@ class Stack:
             self._lock = None
 
     def _take_folder(self) -> None:
+        _own(self._folder)
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
             lock = (self._folder / "lock").open("a+", encoding="ascii")
         except OSError as error:
             raise ConfigError(f"{self._folder} cannot hold the stack's state: {error.strerror}") from error
@@ -346,6 +349,7 @@ class Stack:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                umask=0o077,
             )
         watching = asyncio.create_task(_when_ready(role))
         try:
@@ -424,6 +428,18 @@ async def _when_ready(role: _Role) -> None:
         await asyncio.sleep(POLL_S)
     role.ready.set()
     logger.debug("Role %s is ready.", role.spec.name)
+
+
+def _own(folder: Path) -> None:
+    try:
+        make_private(folder, _is_ours)
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot hold the stack's state: {error.strerror}") from error
+
+
+def _is_ours(names: set[str]) -> bool:
+    """Whether nothing else stands in the folder than what a stack keeps there."""
+    return all(any(fnmatch(name, pattern) for pattern in OURS) for name in names)
 
 
 def _how(code: int) -> str:

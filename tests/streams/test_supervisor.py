@@ -241,6 +241,27 @@ async def test_a_folder_that_cannot_be_written_is_one_clear_line(tmp_path: Path)
         await stack_of(tmp_path / "file", good()).start()
 
 
+async def test_what_a_stack_keeps_is_for_its_owner_s_eyes(tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    (folder / "logs").mkdir(parents=True)
+    (folder / "lock").touch()
+    for path in (folder, folder / "logs"):
+        path.chmod(0o755)
+    stack = stack_of(folder, role("writer", f"Path({str(folder / 'left')!r}).touch()\nready()\nsignal.pause()"))
+    await stack.start()
+    await stack.stop()
+    assert {path.name: path.stat().st_mode & 0o077 for path in (folder, folder / "logs", folder / "left")} == {
+        "state": 0, "logs": 0, "left": 0
+    }  # fmt: skip
+
+
+async def test_a_folder_that_others_write_to_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    os.chmod(tmp_path, 0o777)
+    with pytest.raises(ConfigError, match="others can write to it"):
+        await stack_of(tmp_path, good()).start()
+
+
 async def test_a_role_that_ignores_sigterm_and_its_children_are_killed(tmp_path: Path) -> None:
     stubborn = role(
         "stubborn",

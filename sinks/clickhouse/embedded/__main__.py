@@ -21,8 +21,11 @@ from typing import IO
 import click
 from aiohttp import web
 
+from driftline.schemas.files import make_private
+
 STOP_S = 0.5  # running queries get this long to end; no acknowledged insert depends on it
 CANNOT_START = 2
+LOCK = "driftline.lock"
 CONNECTIONS = 256  # at once; more are told so and closed
 BACKLOG = 32  # that are taken in one go, and may be above
 IDLE_S = 30.0  # a connection without a request may stay, and one with a part of its head
@@ -69,9 +72,8 @@ def _exit_at_end_of_stdin() -> None:
 def _lock(path: Path) -> IO[str]:
     """Held until the process ends, however it does."""
     try:
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path.chmod(0o700)
-        lock = (path / "driftline.lock").open("a+")
+        make_private(path, lambda names: LOCK in names)
+        lock = (path / LOCK).open("a+")
     except OSError as error:
         raise CannotStart(f"Cannot use {path} for data: {error.strerror}") from error
     try:
@@ -102,7 +104,7 @@ async def _serve(path: Path, host: str, port: int) -> None:
     try:
         engine = Engine(path, time.monotonic)
     except RuntimeError as error:
-        raise CannotStart(f"The engine cannot open {path}: {error}") from error
+        raise CannotStart(f"The engine cannot open {path}: {' '.join(str(error).split())}") from error
     try:
         password = access.password(path, os.environ.pop(access.VARIABLE, None))
     except OSError as error:

@@ -1,5 +1,6 @@
 """The embedded ClickHouse as a child process."""
 
+import contextlib
 import json
 import logging
 import os
@@ -35,6 +36,7 @@ class EmbeddedServer:
         self.path = path
         self.port = port
         self._password = password
+        self._secret = password or ""
         self._process: subprocess.Popen[bytes] | None = None
         self._errors: IO[bytes] | None = None
 
@@ -50,9 +52,8 @@ class EmbeddedServer:
     @property
     def dsn(self) -> str:
         """A secret: it holds the password, which is known once the server has started."""
-        file = self.password_file
-        password = self._password if file is None else file.read_text(encoding="ascii").strip()
-        return f"http://{access.USER}:{quote(password, safe='')}@127.0.0.1:{self.port}" if password else self.url
+        login = f"{access.USER}:{quote(self._secret, safe='')}@" if self._secret else ""
+        return f"http://{login}127.0.0.1:{self.port}"
 
     @property
     def pid(self) -> int | None:
@@ -66,26 +67,13 @@ class EmbeddedServer:
         if self.running:
             return
         self.stop()
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the child)
-        self._process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "driftline.sinks.clickhouse.embedded", "--supervised"),
-                f"--path={self.path}",
-                f"--port={self.port}",
-            ],
-            stdin=subprocess.PIPE,  # its end is the child's sign to stop
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            env=self._environment(),
-            start_new_session=True,  # Ctrl-C in the terminal must stop the roles first, and their database after them
-        )
-        ready = self._first_line(timeout_s)
-        if not ready:
-            said = self._last_words()
+        try:
+            self._launch()
+            self._await_ready(timeout_s)
+        except BaseException:
             self.stop()
-            raise EmbeddedServerError(f"The embedded ClickHouse did not start: {said}")
-        self.port = int(json.loads(ready)["url"].rpartition(":")[2])
-        logger.debug("The embedded ClickHouse listens on %s (pid %d).", self.url, self._process.pid)
+            raise
+        logger.debug("The embedded ClickHouse listens on %s (pid %s).", self.url, self.pid)
 
     def stop(self) -> None:
         """Safe without a start, and when called twice."""
@@ -113,6 +101,24 @@ class EmbeddedServer:
     ) -> None:
         self.stop()
 
+    def _launch(self) -> None:
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the child)
+        try:
+            self._process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "driftline.sinks.clickhouse.embedded", "--supervised"),
+                    f"--path={self.path}",
+                    f"--port={self.port}",
+                ],
+                stdin=subprocess.PIPE,  # its end is the child's sign to stop
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                env=self._environment(),
+                start_new_session=True,  # Ctrl-C in the terminal must stop roles first, and their database after them
+            )
+        except OSError as error:
+            raise EmbeddedServerError(f"The embedded ClickHouse did not start: {error.strerror}") from error
+
     def _environment(self) -> dict[str, str]:
         inherited = {name: value for name, value in os.environ.items() if name != access.VARIABLE}
         own = {} if self._password is None else {access.VARIABLE: self._password}
@@ -120,14 +126,25 @@ class EmbeddedServer:
         # UTC, whatever the laptop's zone: days and hours of a query are those of servers and of everything shown.
         return {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", **inherited, **own, "TZ": "UTC"}
 
-    def _first_line(self, timeout_s: float) -> bytes:
+    def _await_ready(self, timeout_s: float) -> None:
         assert self._process is not None
         assert self._process.stdout is not None
         readable, _, _ = select.select([self._process.stdout], [], [], timeout_s)
-        return self._process.stdout.readline() if readable else b""
+        said = self._process.stdout.readline() if readable else b""
+        try:
+            self.port = int(json.loads(said)["url"].rpartition(":")[2])
+        except (ValueError, KeyError, TypeError) as error:
+            raise EmbeddedServerError(f"The embedded ClickHouse did not start: {self._last_words(readable)}") from error
+        if self.password_file is not None:
+            self._secret = self.password_file.read_text(encoding="ascii").strip()
 
-    def _last_words(self) -> str:
+    def _last_words(self, ended: object) -> str:
+        assert self._process is not None
         assert self._errors is not None
+        if not ended:
+            return "it said nothing within the time"
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(STOP_TIMEOUT_S)
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else "it said nothing within the time"
+        return lines[-1] if lines else f"it ended with exit code {self._process.returncode}"

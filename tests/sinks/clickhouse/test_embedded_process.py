@@ -175,6 +175,53 @@ def test_one_line_for_a_folder_that_is_none(tmp_path: Path) -> None:
         EmbeddedServer(tmp_path / "file", port=0).start()
 
 
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("exit 3", "it ended with exit code 3"),
+        ("kill -9 $$", "it ended with exit code -9"),
+        ("echo first >&2; echo last words >&2; exit 1", "last words"),
+        ("echo no json; exit 1", "it ended with exit code 1"),
+        ("exec sleep 60", "it said nothing within the time"),
+    ],
+)
+def test_one_line_for_a_child_that_dies_and_nobody_stays_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, said: str
+) -> None:
+    program = tmp_path / "python"
+    program.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\n{script}\n")
+    program.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(program))
+    server = EmbeddedServer(tmp_path / "data", port=0)
+    with pytest.raises(EmbeddedServerError, match=f"did not start: {said}$"):
+        server.start(timeout_s=1)
+    assert server.pid is None
+    assert not Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}").exists()
+
+
+def test_one_line_where_there_is_no_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "none"))
+    with pytest.raises(EmbeddedServerError, match="No such file"):
+        EmbeddedServer(tmp_path, port=0).start()
+
+
+def test_what_it_keeps_is_for_its_owner_s_eyes(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir(mode=0o755)
+    with EmbeddedServer(tmp_path / "data", port=0) as server, connect(config_of(server)) as client:
+        client.command("CREATE TABLE t (n UInt8) ENGINE = MergeTree ORDER BY n")
+        client.command("INSERT INTO t VALUES (7)")
+        kept = [tmp_path / "data", *(tmp_path / "data").rglob("*")]
+        assert len(kept) > 20
+        assert [path for path in kept if not path.is_symlink() and path.stat().st_mode & 0o077] == []
+
+
+def test_a_folder_that_others_write_to_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    tmp_path.chmod(0o777)
+    with pytest.raises(EmbeddedServerError, match="others can write to it: chmod go-w"):
+        EmbeddedServer(tmp_path, port=0).start()
+
+
 def test_data_is_there_after_a_restart(tmp_path: Path) -> None:
     with EmbeddedServer(tmp_path, port=0) as server, connect(config_of(server)) as client:
         client.command("CREATE TABLE t (n UInt8) ENGINE = MergeTree ORDER BY n")

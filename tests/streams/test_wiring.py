@@ -3,7 +3,7 @@ with what it is to be, and each part does that."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import msgspec
 import pytest
@@ -13,19 +13,22 @@ import driftline.schemas
 from driftline.detectors.config import DetectorsConfig
 from driftline.schemas import results
 from driftline.schemas.baselines import Baseline
-from driftline.schemas.codec import decode_events, embeddings_in, encode_event, pack
+from driftline.schemas.codec import decode_events, embeddings_in, encode, encode_event, pack
 from driftline.schemas.events import (
     CONTROLS,
     EVENT_TYPES,
     MICROSECONDS,
     BaselineSet,
     Forwarded,
+    Logged,
     Release,
     Score,
     Tick,
     Trace,
 )
+from driftline.schemas.results import result_types
 from driftline.schemas.topics import Topics
+from driftline.sinks.clickhouse import tables
 from driftline.streams.archive import Batch
 from driftline.streams.commands import tail
 from driftline.streams.embed.config import EmbedConfig
@@ -36,6 +39,7 @@ from driftline.streams.judge import JudgeConfig, JudgeFold, RelevanceJudge
 from driftline.streams.monitor.config import MonitorConfig
 from driftline.streams.monitor.drift import DriftFold
 from driftline.streams.monitor.fold import MonitorFold
+from driftline.streams.operate.comparison import SHAPES
 from driftline.streams.operate.folds import STORED
 from driftline.streams.operate.tally import Selection, Tally
 from driftline.streams.poison import PoisonWatch
@@ -180,6 +184,55 @@ def test_what_applications_send_has_an_example() -> None:
     assert shown == set(EVENT_TYPES) - set(CONTROLS)
 
 
-def test_every_result_has_a_topic_and_a_name_in_tail() -> None:
-    tags = {str(type_.__struct_config__.tag) for type_ in results.RESULT_TYPES}  # type: ignore[attr-defined]
-    assert tags - set(tail.RESULTS) == {"progress"}
+class ResultWiring(NamedTuple):
+    topic: str  # of Topics
+    table: str  # where the archive puts it; "": nowhere
+    replay: bool  # whether both runs are compared in it
+    tail: bool  # whether `driftline tail` shows it
+
+
+RESULTS: dict[type, ResultWiring] = {
+    results.WindowStats: ResultWiring("windows", "windows_raw", replay=True, tail=True),
+    results.LeftOut: ResultWiring("windows", "left_out_raw", replay=True, tail=True),
+    results.Evidence: ResultWiring("evidence", "evidence_raw", replay=True, tail=True),
+    results.Alert: ResultWiring("alerts", "alerts_raw", replay=True, tail=True),
+    results.RollbackSignal: ResultWiring("rollbacks", "rollbacks_raw", replay=True, tail=True),
+    results.BreakerSignal: ResultWiring("breakers", "breakers_raw", replay=True, tail=True),
+    Baseline: ResultWiring("baselines", "baselines_raw", replay=False, tail=True),  # evidence tells of another one
+    results.DeadLetter: ResultWiring("dlq", "dead_letters_raw", replay=False, tail=True),  # the archive's, not a fold's
+    results.Progress: ResultWiring("progress", "", replay=False, tail=False),  # how far a fold has come
+}
+
+
+def test_every_result_stands_in_the_table() -> None:
+    assert set(RESULTS) == set(results.RESULT_TYPES)
+
+
+@pytest.mark.parametrize("type_", results.RESULT_TYPES, ids=lambda type_: type_.__name__)
+def test_each_part_does_with_a_result_what_the_table_says(type_: type) -> None:
+    wired = RESULTS[type_]
+    topic, table = getattr(TOPICS, wired.topic), ""
+    if topic in result_types(TOPICS):
+        sample = next(result for result in FULL if type(result) is type_)
+        batch = Batch(TOPICS, Pricer(), PoisonWatch(10))
+        value = encode(sample)
+        record = ConsumerRecord(topic, 0, 0, 0, 0, b"bot", value, None, 3, len(value), ())
+        batch.add(TopicPartition(topic, 0), [record])
+        assert batch.letters == []
+        [table] = batch.rows
+    view = table.removesuffix("_raw")
+    tag = str(type_.__struct_config__.tag)  # type: ignore[attr-defined]  # they are structs
+    assert ResultWiring(wired.topic, table, view in SHAPES, tag in tail.RESULTS) == wired
+    assert not table or {table, view} <= set(tables.made())
+
+
+def test_no_type_stands_in_one_list_alone() -> None:
+    """Unions of types, which codecs take, and tuples of them, which tests and `driftline schema` go through."""
+    assert types_in(Logged) == set(EVENT_TYPES)
+    assert types_in(results.Result) | {results.DeadLetter, results.Progress} == set(results.RESULT_TYPES)
+    published = set().union(*map(types_in, result_types(TOPICS).values()))
+    assert published | {results.Progress} == set(results.RESULT_TYPES)
+
+
+def types_in(union: Any) -> set[type]:
+    return set(get_args(union) or (union,))

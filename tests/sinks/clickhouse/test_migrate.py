@@ -64,6 +64,15 @@ def test_retention_follows_the_config(clickhouse: ClickHouseConfig) -> None:
     assert "toIntervalDay(1)" in ttl("dead_letters_raw")
 
 
+def test_every_table_has_a_retention(clickhouse: ClickHouseConfig) -> None:
+    with connect(clickhouse) as client:
+        rows = client.query(
+            "SELECT name FROM system.tables WHERE database = currentDatabase() AND endsWith(name, '_raw') "
+            "AND engine_full NOT LIKE '%TTL toDateTime(ingested_at)%'"
+        ).result_rows
+    assert rows == []
+
+
 def test_expired_rows_go(clickhouse: ClickHouseConfig) -> None:
     with connect(clickhouse) as client:
         for days in (1, 91):

@@ -23,7 +23,7 @@ from driftline.streams.operate.commands import dlq_group, reconcile_command, rep
 from driftline.streams.report.commands import report_command
 from driftline.streams.roles import ROLES, run_role
 from driftline.streams.settings import Settings, load_settings
-from driftline.streams.terminal import Cli, console
+from driftline.streams.terminal import Cli, console, run
 
 
 @click.group(cls=Cli, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -65,7 +65,7 @@ def up(ctx: click.Context) -> None:
     """Start the local stack (Kafka, ClickHouse, all roles) and keep it up for your own events, until Ctrl-C."""
     from driftline.streams.local_stack import LocalStack
     from driftline.streams.start_view import StartView
-    from driftline.streams.supervisor import run
+    from driftline.streams.supervisor import run as run_stack
 
     settings = _settings(ctx)
     starting = StartView(console)
@@ -82,7 +82,7 @@ def up(ctx: click.Context) -> None:
         await asyncio.Event().wait()
 
     with starting:
-        asyncio.run(run(stack.stack, wait))
+        asyncio.run(run_stack(stack.stack, wait))
 
 
 @main.command()
@@ -155,7 +155,7 @@ def topics_apply(ctx: click.Context) -> None:
 
     settings = settings_of(ctx)
     table = Table("topic", "state", "notes")
-    outcomes = asyncio.run(apply_topics(settings.kafka, settings.topics))
+    outcomes = run(apply_topics(settings.kafka, settings.topics))
     for outcome in outcomes:
         table.add_row(outcome.name, outcome.state, for_terminal("; ".join(outcome.notes)))
     console.print(table)

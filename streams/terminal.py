@@ -11,13 +11,16 @@
 | 141 | whoever read the output went away |
 """
 
+import asyncio
 import errno
 import os
 import signal
 import sys
 import tempfile
+import threading
 import traceback
-from typing import Any
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
 import click
 from rich.console import Console
@@ -32,6 +35,7 @@ EXIT_BUG = 70  # EX_SOFTWARE of sysexits.h
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_PIPE = 128 + signal.SIGPIPE
 _LONGEST = len("\\U0010ffff")  # of what is shown for one character
+LEAVE_S = 1.0  # after Ctrl-C, for what ends by itself
 MESSAGE = 2_000  # characters of an error: ClickHouse repeats the query in it
 
 
@@ -49,8 +53,30 @@ class _Console(Console):
         raise BrokenPipeError
 
 
+T = TypeVar("T")
+
 console = _Console()
 errors = _Console(stderr=True)
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """As `asyncio.run`, but that after Ctrl-C nobody waits for a thread which waits for a server."""
+    leaving = threading.Timer(LEAVE_S, _leave)
+    leaving.daemon = True
+    try:
+        with asyncio.Runner() as runner:
+            try:
+                return runner.run(work)
+            except KeyboardInterrupt:
+                leaving.start()
+                raise
+    finally:
+        leaving.cancel()
+
+
+def _leave() -> None:
+    errors.show_cursor()
+    os._exit(EXIT_INTERRUPTED)
 
 
 class Cli(click.Group):

@@ -1,7 +1,5 @@
 """The commands of this folder: options, tables and exit codes; what they do is in the other modules."""
 
-import asyncio
-
 import click
 import msgspec
 
@@ -17,6 +15,7 @@ from driftline.streams.operate.commands import (
     until_option,
 )
 from driftline.streams.operate.times import show_time
+from driftline.streams.terminal import run
 
 
 class Duration(click.ParamType):
@@ -93,12 +92,12 @@ def baseline_fit(
         def tell(what: str, at: int) -> None:
             bar.update(task, description=f"{what}: {show_time(at)[:16]}", completed=(at - since) // MICROSECONDS)
 
-        found = asyncio.run(fit(settings, traffic, detectors, now, tell))
+        found = run(fit(settings, traffic, detectors, now, tell))
         said = []
         if not dry_run and found.baselines:
-            asyncio.run(publish(settings, found.baselines, until))
+            run(publish(settings, found.baselines, until))
             bar.update(task, description="Waiting for the monitor", completed=0, total=None)
-            said = asyncio.run(answers(settings, found.baselines, wait_s))
+            said = run(answers(settings, found.baselines, wait_s))
     lacking = any(attempt.baseline is None for attempt in found.attempts) if detectors else not found.baselines
     refused = any(baseline.state == "refused" for baseline in said)
     value = {

@@ -1,11 +1,9 @@
 """`driftline state reset`: let a role build its state anew from the log."""
 
-import asyncio
-
 import click
 
 from driftline.streams.operate.commands import settings_of
-from driftline.streams.terminal import console
+from driftline.streams.terminal import console, run
 
 
 @click.group("state")
@@ -30,7 +28,7 @@ def state_reset(ctx: click.Context, role: str, at_end: bool, yes: bool) -> None:
     from driftline.streams.runtime.reset import begin_at_end, forget, stored
 
     settings = settings_of(ctx)
-    found = asyncio.run(stored(settings.kafka, settings.topics, role))
+    found = run(stored(settings.kafka, settings.topics, role))
     if not found and not at_end:
         console.print(f"{role} has no state: nothing to forget.")
         return
@@ -39,8 +37,8 @@ def state_reset(ctx: click.Context, role: str, at_end: bool, yes: bool) -> None:
             f"Forget what {role} knows in {len(found)} partitions, baselines and open alerts included?", abort=True
         )
     if at_end:
-        asyncio.run(begin_at_end(settings.kafka, settings.topics, role))
+        run(begin_at_end(settings.kafka, settings.topics, role))
         console.print(f"{role} begins at its next start with what comes from now on.")
         return
-    asyncio.run(forget(settings.kafka, found))
+    run(forget(settings.kafka, found))
     console.print(f"{role} begins anew at its next start, with the oldest record of the log.")

@@ -20,6 +20,7 @@ from driftline.sinks.notify.text import lasting
 from driftline.streams.commands.common import answer, json_flag
 from driftline.streams.operate.commands import settings_of
 from driftline.streams.running import find, is_changing
+from driftline.streams.terminal import run
 
 ANSWERS_S = 3.0  # a role's event loop that does not answer within that is not well
 READ = 2**24  # bytes of an answer
@@ -85,7 +86,7 @@ def status_command(ctx: click.Context, roles: tuple[str, ...], as_json: bool) ->
             f"no stack runs in {folder}: start one with `driftline up`, or name the roles, as "
             "--role monitor=http://host:9464"
         )
-    found = asyncio.run(_ask_all(urls))
+    found = run(_ask_all(urls))
     answer({"addresses": addresses, "roles": found}, _shown(found, addresses), as_json)
     ctx.exit(0 if all(role.state == "ready" for role in found) else 1)
 

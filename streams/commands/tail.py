@@ -1,6 +1,5 @@
 """`driftline tail`: events and results as they come. Joins no group and commits nothing."""
 
-import asyncio
 import json
 import sys
 from collections.abc import AsyncGenerator, Collection, Iterator
@@ -22,7 +21,7 @@ from driftline.schemas.topics import Topics
 from driftline.streams.operate.commands import settings_of
 from driftline.streams.runtime.admin import require_topics
 from driftline.streams.settings import Settings
-from driftline.streams.terminal import console
+from driftline.streams.terminal import console, run
 
 EVENTS = ("trace", "score", "release", "tick", "baseline_set", "reject")
 RESULTS = {
@@ -51,7 +50,7 @@ def tail_command(
     ctx: click.Context, app: str | None, types: tuple[str, ...], number: int | None, as_json: bool
 ) -> None:
     """Follow events and results as they come, until Ctrl-C."""
-    asyncio.run(_follow(settings_of(ctx), app, set(types or USUAL), number, as_json))
+    run(_follow(settings_of(ctx), app, set(types or USUAL), number, as_json))
 
 
 async def _follow(settings: Settings, app: str | None, types: Collection[str], most: int | None, as_json: bool) -> None:

@@ -1,6 +1,5 @@
 """The commands of this folder: options, tables and exit codes; what they do is in the other modules."""
 
-import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +19,7 @@ from driftline.streams.output import json_text, write
 from driftline.streams.redact import remember
 from driftline.streams.running import with_running_stack
 from driftline.streams.settings import Settings, load_settings
-from driftline.streams.terminal import console, errors
+from driftline.streams.terminal import console, errors, run
 
 
 class Time(click.ParamType):
@@ -115,7 +114,7 @@ def reconcile_command(
         def tell(stage: Stage, done: int, of: int) -> None:
             bar.update(task, description=views.STAGES[stage], completed=done, total=of or None)
 
-        balance = asyncio.run(reconcile(settings, selection, wait_s=wait_s, tell=tell))
+        balance = run(reconcile(settings, selection, wait_s=wait_s, tell=tell))
     report({"equal": balance.equal, **msgspec.to_builtins(balance)}, views.balance(balance), json_file)
     ctx.exit(0 if balance.equal else 1)
 
@@ -126,7 +125,7 @@ def dlq_group() -> None:
 
 
 def _letters(settings: Settings) -> dict[str, Letter]:
-    return asyncio.run(read_letters(settings.kafka, settings.topics))
+    return run(read_letters(settings.kafka, settings.topics))
 
 
 reason_option = click.option("--reason", metavar="TEXT", help="Those with this in their reason.")
@@ -213,7 +212,7 @@ def dlq_requeue(
     with progress_bar() as bar:
         task = bar.add_task("Sending again", total=len(to_send))
         if to_send:
-            asyncio.run(
+            run(
                 send_again(
                     settings.kafka,
                     settings.topics,
@@ -277,7 +276,7 @@ def replay_command(
                 total=(end - began) // MICROSECONDS,
             )
 
-        done = asyncio.run(replay(settings, Span(since, until, app), source, into, tell))
+        done = run(replay(settings, Span(since, until, app), source, into, tell))
     shown = views.replayed(done.comparisons, done.notes, done.database)
     report({"equal": not done.failed, **msgspec.to_builtins(done)}, shown, json_file)
     ctx.exit(1 if done.failed else 0)

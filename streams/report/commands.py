@@ -1,6 +1,5 @@
 """The command of this folder."""
 
-import asyncio
 from pathlib import Path
 
 import click
@@ -16,7 +15,7 @@ from driftline.streams.operate.commands import (
     since_option,
     until_option,
 )
-from driftline.streams.terminal import errors
+from driftline.streams.terminal import errors, run
 
 
 @click.command("report")
@@ -81,7 +80,7 @@ def report_command(
         if texts:
             status.update("Reading embeddings")
             periods = ((since, until), (baseline_from, baseline_to))
-            moved = compare_texts(*(asyncio.run(texts_of(settings, app, *period)) for period in periods))
+            moved = compare_texts(*(run(texts_of(settings, app, *period)) for period in periods))
     period = {"from": since, "to": until, "baseline_from": baseline_from, "baseline_to": baseline_to}
     made = {**period, **msgspec.to_builtins(done), "texts": msgspec.to_builtins(moved)}
     report(made, views.written(done, moved, baseline_from, baseline_to), json_file)

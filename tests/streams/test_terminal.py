@@ -1,5 +1,7 @@
 import errno
 import os
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -100,3 +102,23 @@ def test_a_full_disk_is_one_line() -> None:
     assert done.returncode == 1
     assert done.stderr.startswith(b"driftline: ")
     assert done.stderr.count(b"\n") == 1
+
+
+def test_ctrl_c_waits_for_no_server(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        silent.settimeout(60)
+        command = subprocess.Popen(
+            [sys.executable, "-m", "driftline.streams.entry", "reconcile"],
+            env={**os.environ, "DRIFTLINE_CLICKHOUSE__DSN": f"http://127.0.0.1:{port}"},
+            cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        client, _ = silent.accept()
+        with client:
+            try:
+                assert client.recv(1)
+                command.send_signal(signal.SIGINT)
+                stdout, stderr = command.communicate(timeout=30)
+            finally:
+                command.kill()
+    assert (command.returncode, stdout, stderr) == (130, b"", b"")

@@ -110,8 +110,8 @@ class EmbeddedKafka:
                 probe.bind(("127.0.0.1", self.port))
             except OSError as error:
                 raise EmbeddedKafkaError(
-                    f"Port {self.port} is in use: stop what listens there, choose another port, "
-                    f"or set brokers to use that Kafka ({error.strerror})"
+                    f"Port {self.port} is in use: stop what listens there, or choose another (stack.kafka_port, or "
+                    f"DRIFTLINE_STACK__KAFKA_PORT; 0: any free one); {error.strerror}"
                 ) from error
 
     def _last_words(self) -> str:

@@ -126,7 +126,10 @@ async def _serve(path: Path, host: str, port: int) -> None:
     try:
         listening = await loop.create_server(partial(_accept, runner.server), host, port, backlog=BACKLOG)
     except OSError as error:
-        why = "the port is in use" if error.errno == errno.EADDRINUSE else error.strerror
+        in_use = (
+            "the port is in use: stop what listens there, or choose another (stack.clickhouse_port; 0: any free one)"
+        )
+        why = in_use if error.errno == errno.EADDRINUSE else error.strerror
         raise CannotStart(f"Cannot listen on {host}:{port}: {why}") from error
     bound = listening.sockets[0].getsockname()[1]
     sys.stdout.write(json.dumps({"url": f"http://{host}:{bound}", "version": engine.version}) + "\n")

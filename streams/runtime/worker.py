@@ -17,7 +17,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -196,6 +196,12 @@ class FaustRole:
         self._failed.set()
 
     async def _agent(self, stream: Any) -> None:
+        # A rebalance cancels it at work. Faust would take that for a crash, start it again on the stream that was taken
+        # away, and end the process at the third within a second.
+        with suppress(asyncio.CancelledError):
+            await self._absorb_all(stream)
+
+    async def _absorb_all(self, stream: Any) -> None:
         async for event in stream.noack().events():
             run: Run = event.message.value
             partition = self._partition_of(run)

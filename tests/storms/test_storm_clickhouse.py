@@ -137,5 +137,9 @@ async def refusals(world: World, expected: dict[Any, Trace], words: tuple[str, .
 
 
 def as_row(letter: DeadLetter) -> Rows:
-    row: Row = {name: value for name, value in msgspec.to_builtins(letter).items() if name not in ("id", "type", "role", "until")}
+    row: Row = {
+        name: value
+        for name, value in msgspec.to_builtins(letter).items()
+        if name not in ("id", "type", "role", "until")
+    }
     return {key_of("dead_letters", row): row}

@@ -1,15 +1,74 @@
-"""How a Faust role ends, without a broker."""
+"""How a Faust role ends, and how it does not."""
 
 import asyncio
 import os
 import signal
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import pytest
 
 from driftline.schemas.errors import ConfigError, RetryableError
 from driftline.schemas.topics import Topics
+from driftline.streams.fold import Output, Record
 from driftline.streams.runtime.config import KafkaConfig
-from driftline.streams.runtime.worker import FaustRole
+from driftline.streams.runtime.worker import FaustRole, Source
+from tests.brokers import Broker, Kafka, eventually
+
+
+class Slow:
+    """Is at work when a rebalance comes."""
+
+    watermark = None
+    counters: Mapping[str, int] = {}
+
+    def __init__(self, topics: Topics) -> None:
+        self._topic = topics.windows
+
+    async def absorb(self, records: Sequence[Record]) -> list[Output]:
+        await asyncio.sleep(2)
+        return [Output(self._topic, None, b"%d" % record.offset) for record in records]
+
+    def snapshot(self) -> bytes:
+        return b""
+
+
+async def test_a_rebalance_that_finds_all_partitions_at_work_ends_nobody(embedded_kafka: Broker) -> None:
+    partitions = 6
+    config = embedded_kafka.config(partitions=partitions, checkpoint_s=0.1)
+    async with Kafka(config) as kafka:
+        source = Source(kafka.topics.events, "monitor", lambda partition, snapshot: Slow(kafka.topics))
+        roles = [FaustRole("monitor", config, kafka.topics, [source]) for _ in range(2)]
+        working = []
+
+        async def published() -> bool:
+            found = await kafka.read(kafka.topics.windows)
+            return {(record.partition, record.value) for record in found} == {
+                (partition, b"%d" % offset) for partition in range(partitions) for offset in range(2)
+            }
+
+        async def at_work(role: FaustRole) -> bool:
+            return len(role.working()) == partitions
+
+        async def has_some(role: FaustRole) -> bool:
+            return bool(role.owned())
+
+        try:
+            working.append(asyncio.create_task(roles[0].run()))
+            await eventually(partial(has_some, roles[0]), "the first has all")
+            for partition in range(partitions):
+                await kafka.send(kafka.topics.events, b"x", partition=partition)
+            await eventually(partial(at_work, roles[0]), "all are worked on")
+            working.append(asyncio.create_task(roles[1].run()))
+            await eventually(partial(has_some, roles[1]), "the second has some")
+            for partition in range(partitions):
+                await kafka.send(kafka.topics.events, b"x", partition=partition)
+            await eventually(published, "each record is absorbed by somebody")
+            assert [task.done() for task in working] == [False, False]
+        finally:
+            for role in roles:
+                role._stop.set()
+            assert await asyncio.gather(*working) == [0, 0]
 
 
 @pytest.fixture

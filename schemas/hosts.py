@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 def is_loopback(host: str) -> bool:
     """Whether a name or address, with or without a port, is this machine's own name for itself."""
     try:
-        name = urlsplit(f"//{host}").hostname or ""
+        name = host if host.count(":") > 1 and "[" not in host else urlsplit(f"//{host}").hostname or ""
         return name == "localhost" or ipaddress.ip_address(name).is_loopback
     except ValueError:
         return False

@@ -18,8 +18,12 @@ def json_text(value: object) -> str:
 
 
 def write(pieces: Iterable[bytes], to: Path | None = None) -> None:
-    """To a file, or as it is to standard output. What users wrote reaches a terminal as text, not as commands."""
-    if to is not None:
+    """To a file, whole or not at all (into what is no plain file, such as a pipe, as it comes), or as it is to standard
+    output. What users wrote reaches a terminal as text, not as commands."""
+    if to is not None and to.exists() and (to.is_symlink() or not to.is_file()):
+        with to.open("wb") as file:
+            file.writelines(pieces)
+    elif to is not None:
         part = to.with_name(f"{to.name}.part")
         try:
             with part.open("wb") as file:

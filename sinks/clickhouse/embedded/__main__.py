@@ -22,6 +22,7 @@ import click
 from aiohttp import web
 
 from driftline.schemas.files import make_private
+from driftline.schemas.hosts import is_loopback
 
 STOP_S = 0.5  # running queries get this long to end; no acknowledged insert depends on it
 CANNOT_START = 2
@@ -109,7 +110,7 @@ async def _serve(path: Path, host: str, port: int) -> None:
         password = access.password(path, os.environ.pop(access.VARIABLE, None))
     except OSError as error:
         raise CannotStart(f"Cannot keep the password in {path}: {error.strerror}") from error
-    server = Server(engine, password, local_only=host in ("127.0.0.1", "localhost", "::1"))
+    server = Server(engine, password, local_only=is_loopback(host))
     runner = web.AppRunner(
         server.application(),
         auto_decompress=False,  # bodies are decoded in the worker threads
@@ -132,7 +133,8 @@ async def _serve(path: Path, host: str, port: int) -> None:
         why = in_use if error.errno == errno.EADDRINUSE else error.strerror
         raise CannotStart(f"Cannot listen on {host}:{port}: {why}") from error
     bound = listening.sockets[0].getsockname()[1]
-    sys.stdout.write(json.dumps({"url": f"http://{host}:{bound}", "version": engine.version}) + "\n")
+    name = f"[{host}]" if ":" in host else host
+    sys.stdout.write(json.dumps({"url": f"http://{name}:{bound}", "version": engine.version}) + "\n")
     sys.stdout.flush()
     await stop.wait()
     listening.close()

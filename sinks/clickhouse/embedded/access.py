@@ -58,7 +58,7 @@ def password(folder: Path, own: str | None) -> Password:
     if own is not None:
         return Password(own, f"It is what started the server with {VARIABLE} or stack.clickhouse_password.")
     file = folder / FILE
-    if not file.exists():
+    if not (file.exists() and file.read_text(encoding="ascii").strip()):
         new = folder / f"{FILE}.new"
         new.unlink(missing_ok=True)
         with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as out:

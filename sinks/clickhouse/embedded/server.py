@@ -128,6 +128,7 @@ class Server:
                 pool = self._place(call)
                 encoding = _accepted(request, parameters)
                 answer, body, encoding = await self._in_thread(pool, lambda: self._answer(call, encoding), kill=id_)
+            self._answers.take(len(body))
         except EngineError as error:
             return self._refusal(error, headers)
         headers["X-ClickHouse-Format"] = answer.format
@@ -198,7 +199,6 @@ class Server:
         """In a worker thread."""
         answer = self._engine.execute(call)
         body, encoding = compression.encode(answer.body, encoding)
-        self._answers.take(len(body))
         return answer._replace(body=b""), body, encoding
 
     def _refusal(self, error: EngineError, headers: dict[str, str]) -> web.Response:

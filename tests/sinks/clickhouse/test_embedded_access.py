@@ -135,6 +135,11 @@ def test_the_password_is_for_the_owner_s_eyes_and_stays(embedded: EmbeddedServer
         assert secret not in Path(f"/proc/{embedded.pid}/{name}").read_bytes()
 
 
+def test_an_empty_file_is_no_password(tmp_path: Path) -> None:
+    (tmp_path / access.FILE).write_text("\n")
+    assert len(access.password(tmp_path, None).value) >= 32
+
+
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
     with EmbeddedServer(tmp_path_factory.mktemp("own"), port=0, password="/:@%#?x1") as server:

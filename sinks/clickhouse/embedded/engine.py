@@ -16,16 +16,7 @@ from typing import Any, NamedTuple
 import chdb
 
 from driftline.sinks.clickhouse.embedded import guard, limits
-from driftline.sinks.clickhouse.embedded.errors import (
-    NOT_IMPLEMENTED,
-    READONLY,
-    SESSION_IS_LOCKED,
-    SESSION_NOT_FOUND,
-    SYNTAX_ERROR,
-    TOO_MANY_SIMULTANEOUS_QUERIES,
-    UNKNOWN_EXCEPTION,
-    EngineError,
-)
+from driftline.sinks.clickhouse.embedded.errors import Code, EngineError
 from driftline.sinks.clickhouse.embedded.spool import Spool
 from driftline.sinks.clickhouse.embedded.statement import Insert, Statement, Unsupported
 
@@ -38,7 +29,7 @@ _CHANGING = (_chdb.query_class.MUTATING, _chdb.query_class.MUTATING_GLOBAL)
 SESSIONS = 500  # at once: each holds a connection, and its temporary tables
 
 _READ_ONLY = EngineError(
-    READONLY, "Cannot execute query in readonly mode (as by GET, or readonly=…): use POST to change data"
+    Code.READONLY, "Cannot execute query in readonly mode (as by GET, or readonly=…): use POST to change data"
 )
 
 
@@ -101,7 +92,7 @@ class Engine:
                 with _settings(connection, call):
                     return self._run(connection, call.statement, call)
             except Unsupported as error:
-                raise EngineError(NOT_IMPLEMENTED, str(error)) from error
+                raise EngineError(Code.NOT_IMPLEMENTED, str(error)) from error
             except RuntimeError as error:  # the only type chDB raises
                 raise _translate(error) from error
 
@@ -122,7 +113,7 @@ class Engine:
         else:
             return
         if count > 1:
-            raise EngineError(SYNTAX_ERROR, "Syntax error (Multi-statements are not allowed): send one at a time")
+            raise EngineError(Code.SYNTAX_ERROR, "Syntax error (Multi-statements are not allowed): send one at a time")
         if read_only and changes:
             raise _READ_ONLY
 
@@ -190,12 +181,12 @@ class Engine:
             session = self._sessions.get(call.session)
             if session is None:
                 if call.session_must_exist:
-                    raise EngineError(SESSION_NOT_FOUND, f"Session {call.session} not found")
+                    raise EngineError(Code.SESSION_NOT_FOUND, f"Session {call.session} not found")
                 if len(self._sessions) >= SESSIONS:
-                    raise EngineError(TOO_MANY_SIMULTANEOUS_QUERIES, f"{SESSIONS} sessions are open: wait")
+                    raise EngineError(Code.TOO_MANY_SIMULTANEOUS_QUERIES, f"{SESSIONS} sessions are open: wait")
                 session = self._sessions[call.session] = _Session(_chdb.connect(self._path))
             elif session.busy:
-                raise EngineError(SESSION_IS_LOCKED, f"Session {call.session} is locked by a concurrent client")
+                raise EngineError(Code.SESSION_IS_LOCKED, f"Session {call.session} is locked by a concurrent client")
             session.busy = True
             return session
 
@@ -277,7 +268,7 @@ def _translate(error: RuntimeError) -> EngineError:
     message = str(error)
     found = _CODE.search(message)
     if found is None:
-        return EngineError(UNKNOWN_EXCEPTION, message)
+        return EngineError(Code.UNKNOWN_EXCEPTION, message)
     return EngineError(int(found[1]), message[found.end() :])
 
 

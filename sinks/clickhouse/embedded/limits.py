@@ -38,6 +38,8 @@ BOUNDS = {  # what a query has unless it says otherwise, the least and the most;
 SETTINGS = re.compile(  # of queries and formats; none of them names a file or an address but those that hold text
     r"(max|min|optimize|group_by|join|date_time|output_format|input_format|format_csv|async_insert|wait|insert|"
     r"mutations|alter|use|cast|query_plan|enable|distributed_product|totals|prefer|materialize)_\w+"
+    r"|(allow_suspicious|http_response|http_write|cancel_http)_\w+|(connect|receive|send)_timeout|log_queries"
+    r"|union_default_mode|distributed_ddl_task_timeout|select_sequential_consistency"
     r"|readonly|final|limit|offset|extremes|priority|async_insert|session_timezone|log_comment|transform_null_in"
     r"|database|any_join_distinct_right_table_keys|do_not_merge_across_partitions_select_final"
 )

@@ -21,15 +21,7 @@ from aiohttp.typedefs import Handler
 
 from driftline.sinks.clickhouse.embedded import access, compression
 from driftline.sinks.clickhouse.embedded.engine import Answer, Call, Engine, ExternalTable
-from driftline.sinks.clickhouse.embedded.errors import (
-    AUTHENTICATION_FAILED,
-    BAD_ARGUMENTS,
-    INVALID_SESSION_TIMEOUT,
-    NOT_IMPLEMENTED,
-    QUERY_WITH_SAME_ID_IS_ALREADY_RUNNING,
-    SOCKET_TIMEOUT,
-    EngineError,
-)
+from driftline.sinks.clickhouse.embedded.errors import Code, EngineError
 from driftline.sinks.clickhouse.embedded.statement import Insert, Unsupported, parse
 from driftline.sinks.clickhouse.embedded.upload import FORM, WAIT_S, Memory, Upload, receive
 
@@ -146,9 +138,9 @@ class Server:
         """The query's id, which nobody else uses at the time."""
         id_ = request.query.get("query_id") or str(uuid.uuid4())
         if not _QUERY_ID.fullmatch(id_):
-            raise EngineError(BAD_ARGUMENTS, "query_id has 1 to 200 letters, digits and . : + - _")
+            raise EngineError(Code.BAD_ARGUMENTS, "query_id has 1 to 200 letters, digits and . : + - _")
         if id_ in self._running:
-            raise EngineError(QUERY_WITH_SAME_ID_IS_ALREADY_RUNNING, f"Query with id = {id_} is already running")
+            raise EngineError(Code.QUERY_WITH_SAME_ID_IS_ALREADY_RUNNING, f"Query with id = {id_} is already running")
         self._running.add(id_)
         try:
             yield id_
@@ -171,9 +163,9 @@ class Server:
 
                 await receive(request, upload, check)
         except access.Refused as refused:
-            raise EngineError(AUTHENTICATION_FAILED, str(refused)) from refused
+            raise EngineError(Code.AUTHENTICATION_FAILED, str(refused)) from refused
         except TimeoutError as error:
-            raise EngineError(SOCKET_TIMEOUT, f"No password came within {WAIT_S:g} s") from error
+            raise EngineError(Code.SOCKET_TIMEOUT, f"No password came within {WAIT_S:g} s") from error
 
     async def _in_thread(self, pool: ThreadPoolExecutor, work: Callable[[], _T], kill: str = "") -> _T:
         """Returns or raises when the work is over, also when the client goes away, which kills the query."""
@@ -203,12 +195,12 @@ class Server:
 
     def _refusal(self, error: EngineError, headers: dict[str, str]) -> web.Response:
         version = "" if "(version " in str(error) else f" (version {self._engine.version} (embedded))"
-        if error.code == AUTHENTICATION_FAILED:
+        if error.code == Code.AUTHENTICATION_FAILED:
             headers = {**headers, hdrs.WWW_AUTHENTICATE: 'Basic realm="ClickHouse"'}
         return web.Response(
             status=error.status,
-            text=f"Code: {error.code}. DB::Exception: {error}{version}\n",
-            headers={**headers, "X-ClickHouse-Exception-Code": str(error.code)},
+            text=f"Code: {int(error.code)}. DB::Exception: {error}{version}\n",
+            headers={**headers, "X-ClickHouse-Exception-Code": str(int(error.code))},
         )
 
 
@@ -240,13 +232,13 @@ def _call(id_: str, request: web.Request, parameters: dict[str, str], upload: Up
     for name in ("compress", "decompress"):
         if parameters.get(name, "0") not in ("0", "false"):
             raise EngineError(
-                NOT_IMPLEMENTED, f"{name}={parameters[name]}: use Content-Encoding and Accept-Encoding instead"
+                Code.NOT_IMPLEMENTED, f"{name}={parameters[name]}: use Content-Encoding and Accept-Encoding instead"
             )
     try:
         query = parameters.get("query", "").encode(errors="surrogateescape")
         statement = parse(query, b"" if upload.spool else upload.decoded())
     except Unsupported as error:
-        raise EngineError(NOT_IMPLEMENTED, str(error)) from error
+        raise EngineError(Code.NOT_IMPLEMENTED, str(error)) from error
     headers = request.headers
     call = Call(
         statement=statement,
@@ -269,7 +261,7 @@ def _call(id_: str, request: web.Request, parameters: dict[str, str], upload: Up
     }
     timeout = parameters.get("session_timeout", "60")
     if not (timeout.isascii() and timeout.isdigit() and len(timeout) <= 4 and int(timeout) <= MAX_SESSION_S):
-        raise EngineError(INVALID_SESSION_TIMEOUT, f"session_timeout is in seconds, at most {MAX_SESSION_S}")
+        raise EngineError(Code.INVALID_SESSION_TIMEOUT, f"session_timeout is in seconds, at most {MAX_SESSION_S}")
     return replace(call, settings=settings, session_timeout_s=int(timeout))
 
 
@@ -278,6 +270,6 @@ def _external(name: str, parameters: dict[str, str], data: bytes) -> ExternalTab
     if structure is None:
         types = parameters.get(f"{name}_types")
         if types is None:
-            raise EngineError(BAD_ARGUMENTS, f"External table {name} needs {name}_structure or {name}_types")
+            raise EngineError(Code.BAD_ARGUMENTS, f"External table {name} needs {name}_structure or {name}_types")
         structure = ", ".join(f"_{i} {type_}" for i, type_ in enumerate(types.split(","), 1))
     return ExternalTable(name, structure, parameters.get(f"{name}_format", "TabSeparated"), data)

@@ -12,14 +12,7 @@ from aiohttp import BodyPartReader, hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from driftline.sinks.clickhouse.embedded import compression
-from driftline.sinks.clickhouse.embedded.errors import (
-    BAD_ARGUMENTS,
-    MEMORY_LIMIT_EXCEEDED,
-    SOCKET_TIMEOUT,
-    TOO_MANY_BYTES,
-    UNKNOWN_COMPRESSION_METHOD,
-    EngineError,
-)
+from driftline.sinks.clickhouse.embedded.errors import Code, EngineError
 from driftline.sinks.clickhouse.embedded.spool import Spool
 from driftline.sinks.clickhouse.embedded.statement import VALUES, Insert, Unsupported, parse
 
@@ -44,7 +37,7 @@ class Memory:
         with self._lock:
             if size > self._left:
                 raise EngineError(
-                    MEMORY_LIMIT_EXCEEDED, "All requests together are too large: send or ask for less, or later"
+                    Code.MEMORY_LIMIT_EXCEEDED, "All requests together are too large: send or ask for less, or later"
                 )
             self._left -= size
 
@@ -68,7 +61,7 @@ class Upload:
     def hold(self, size: int) -> None:
         """:raises EngineError: it is larger than a body may be, or than is left."""
         if self._held + size > 2 * MAX_BODY:
-            raise EngineError(TOO_MANY_BYTES, f"The body is larger than {MAX_BODY} bytes: send it in parts")
+            raise EngineError(Code.TOO_MANY_BYTES, f"The body is larger than {MAX_BODY} bytes: send it in parts")
         self.memory.take(size)
         self._held += size
 
@@ -79,7 +72,7 @@ class Upload:
         try:
             return compression.decode(self.body, self.encoding, MAX_BODY, self.hold)
         except compression.UnknownEncoding as error:
-            raise EngineError(UNKNOWN_COMPRESSION_METHOD, str(error)) from error
+            raise EngineError(Code.UNKNOWN_COMPRESSION_METHOD, str(error)) from error
 
     def __enter__(self) -> Self:
         return self
@@ -113,9 +106,9 @@ async def receive(request: web.Request, upload: Upload, check: Callable[[Mapping
             await _read(request.content.readany, upload, pieces.append, MAX_BODY)
             upload.body = b"".join(pieces)
     except TimeoutError as error:
-        raise EngineError(SOCKET_TIMEOUT, f"The body did not go on for {WAIT_S:g} s") from error
+        raise EngineError(Code.SOCKET_TIMEOUT, f"The body did not go on for {WAIT_S:g} s") from error
     except web.RequestPayloadError as error:
-        raise EngineError(BAD_ARGUMENTS, f"The body is broken: {error}") from error
+        raise EngineError(Code.BAD_ARGUMENTS, f"The body is broken: {error}") from error
 
 
 async def _receive_form(request: web.Request, upload: Upload, check: Callable[[Mapping[str, str]], None]) -> None:
@@ -132,7 +125,7 @@ async def _receive_form(request: web.Request, upload: Upload, check: Callable[[M
                 break
             parts += 1
             if not isinstance(part, BodyPartReader) or part.name is None or parts > MAX_PARTS:
-                raise EngineError(BAD_ARGUMENTS, f"A form has at most {MAX_PARTS} parts, each with a name")
+                raise EngineError(Code.BAD_ARGUMENTS, f"A form has at most {MAX_PARTS} parts, each with a name")
             pieces.clear()
             read = partial(_piece, part)
             if part.filename is None:
@@ -145,7 +138,7 @@ async def _receive_form(request: web.Request, upload: Upload, check: Callable[[M
             await _read(read, upload, pieces.append, MAX_BODY)
             upload.files[part.name] = b"".join(pieces)
     except (ValueError, RuntimeError, AssertionError, HttpProcessingError) as error:  # whatever aiohttp's reader meets
-        raise EngineError(BAD_ARGUMENTS, f"The form is broken: {error}") from error
+        raise EngineError(Code.BAD_ARGUMENTS, f"The form is broken: {error}") from error
     if not checked:
         check(upload.fields)
 
@@ -169,7 +162,7 @@ async def _read(
             return size
         size += len(piece)
         if size > most:
-            raise EngineError(TOO_MANY_BYTES, f"The body is larger than {most} bytes: send it in parts")
+            raise EngineError(Code.TOO_MANY_BYTES, f"The body is larger than {most} bytes: send it in parts")
         upload.hold(len(piece))
         write(piece)
 

@@ -233,6 +233,46 @@ async def test_what_the_embedded_server_refuses(embedded: EmbeddedServer) -> Non
                 assert response.status == status, params
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"form_encode_query_params": True},
+        {"autogenerate_session_id": True, "autogenerate_query_id": True},
+        {"session_id": "mine", "query_limit": 10},
+        {"settings": {"max_execution_time": 30, "max_memory_usage": 10**9, "session_timeout": 100, "readonly": 2}},
+        {"settings": {"connect_timeout": 5, "receive_timeout": 60, "send_timeout": 60, "log_queries": 1}},
+        {"settings": {"wait_end_of_query": 1, "buffer_size": 1000, "send_progress_in_http_headers": 1}},
+        {"settings": {"union_default_mode": "ALL", "join_use_nulls": 1, "http_response_buffer_size": 1000}},
+    ],
+)
+def test_what_drivers_and_dashboards_usually_send(database: ClickHouseConfig, options: dict[str, Any]) -> None:
+    with get_client(database, **options) as client:
+        asked = client.query("SELECT {a:String}, {b:Array(UInt8)}, 5", parameters={"a": "x'y\n", "b": [1, 2]})
+        external = ExternalData(file_name="e", data=b"1,a\n", fmt="CSV", types="UInt8,String")
+        assert asked.result_rows == [("x'y\n", [1, 2], 5)]
+        assert client.query("SELECT * FROM e", external_data=external).result_rows == [(1, "a")]
+        assert [len(block) for block in client.query_row_block_stream("SELECT number FROM numbers(3)").__enter__()] == [
+            3
+        ]
+
+
+def test_values_are_literals_expressions_or_parameters(database: ClickHouseConfig) -> None:
+    with get_client(database) as client:
+        client.command("INSERT INTO t VALUES (1, 'it''s', '2026-11-21 09:30:00.123456'), (2, NULL, 0);")
+        client.command("INSERT INTO t VALUES (1 + 2, upper('x'), now()), (4, NULL, toDateTime64(0, 6))")
+        client.command("INSERT INTO t (n, s) VALUES ({n:UInt64}, {s:String})", parameters={"n": 5, "s": "(') "})
+        client.command("INSERT INTO t (n) FORMAT Values (6)")
+        found = client.query("SELECT n, s FROM t ORDER BY n").result_rows
+    assert found == [(1, "it's"), (2, None), (3, "X"), (4, None), (5, "(') "), (6, None)]
+
+
+async def test_its_own_errors_have_a_name_as_clickhouse_s_have(embedded: EmbeddedServer) -> None:
+    async with aiohttp.ClientSession(embedded.dsn) as http, http.post("/?compress=1", data=b"SELECT 1") as response:
+        text = await response.text()
+    assert text.startswith("Code: 48. DB::Exception: compress=1: use ")
+    assert ". (NOT_IMPLEMENTED) (version " in text
+
+
 @pytest.mark.skipif(EXTERNAL is None, reason="DRIFTLINE_TEST_CLICKHOUSE_DSN is not set: a ClickHouse to test as well")
 def test_the_external_server_is_new_enough() -> None:
     """With one, every test of this folder runs on it too."""

@@ -251,9 +251,8 @@ def test_what_drivers_and_dashboards_usually_send(database: ClickHouseConfig, op
         external = ExternalData(file_name="e", data=b"1,a\n", fmt="CSV", types="UInt8,String")
         assert asked.result_rows == [("x'y\n", [1, 2], 5)]
         assert client.query("SELECT * FROM e", external_data=external).result_rows == [(1, "a")]
-        assert [len(block) for block in client.query_row_block_stream("SELECT number FROM numbers(3)").__enter__()] == [
-            3
-        ]
+        with client.query_row_block_stream("SELECT number FROM numbers(3)") as blocks:
+            assert [len(block) for block in blocks] == [3]
 
 
 def test_values_are_literals_expressions_or_parameters(database: ClickHouseConfig) -> None:

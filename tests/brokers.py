@@ -208,6 +208,12 @@ class Kafka:
         await admin.start()
         try:
             await admin.create_partitions({topic: NewPartitions(partitions)})
+
+            async def there() -> bool:
+                [described] = await admin.describe_topics([topic])
+                return len(described["partitions"]) == partitions
+
+            await eventually(there, f"{topic} has {partitions} partitions")
         finally:
             await admin.close()
 

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from datetime import UTC
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 import aiohttp
@@ -70,7 +70,8 @@ class HttpSender:
                 if 200 <= response.status < 300:
                     return
                 answer = (await response.content.read(4 * _SHOWN)).decode(errors="replace")
-                status, retry_after = response.status, response.headers.get("Retry-After")
+                status, asked = response.status, response.headers.get("Retry-After")
+                date = response.headers.get("Date")
         except aiohttp.InvalidURL:
             raise PermanentError(f"{self._name}: the configured URL is not valid") from None
         except TimeoutError:
@@ -80,7 +81,7 @@ class HttpSender:
             raise RetryableError(self._redact(f"{self._name}: {type(error).__name__}: {error}")) from None
         reason = f"{self._name}: HTTP {status}: {' '.join(self._redact(answer).split())[:_SHOWN]}"
         if status in _RETRYABLE or status >= 500:
-            raise RetryableError(reason, seconds(retry_after, self._clock))
+            raise RetryableError(reason, seconds(asked, date, self._clock))
         raise PermanentError(reason)
 
     def _wait(self, state: RetryCallState) -> float:
@@ -98,15 +99,20 @@ class HttpSender:
         return text
 
 
-def seconds(retry_after: str | None, clock: Clock) -> float | None:
-    """A Retry-After header, which is a number of seconds or a date (RFC 9110, 10.2.3); None where there is none."""
+def seconds(retry_after: str | None, date: str | None, clock: Clock) -> float | None:
+    """A Retry-After header, which is a number of seconds or a date (RFC 9110, 10.2.3); None where there is none. A date
+    is by the receiver's own clock, which `date`, its Date header, tells: one wrong here must not make it hours."""
     if retry_after is None:
         return None
     if re.fullmatch(r"\s*\d+(\.\d+)?\s*", retry_after):
         return float(retry_after)
+    moment, now = _moment(retry_after), None if date is None else _moment(date)
+    return None if moment is None else max(0.0, (moment - (now or utc(clock.now()))).total_seconds())
+
+
+def _moment(text: str) -> datetime | None:
     try:
-        moment = parsedate_to_datetime(retry_after)
+        moment = parsedate_to_datetime(text)
     except ValueError:
         return None
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - utc(clock.now())).total_seconds())
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -223,7 +223,15 @@ def test_numbers() -> None:
     ],
 )
 def test_retry_after(header: str | None, expected: float | None) -> None:
-    assert seconds(header, ManualClock(TS)) == expected
+    assert seconds(header, None, ManualClock(TS)) == expected
+    assert seconds(header, "no date", ManualClock(TS)) == expected
+
+
+@pytest.mark.parametrize("ahead_s", [-86_400, 0, 86_400])
+def test_a_date_to_retry_after_is_by_the_receivers_clock(ahead_s: int) -> None:
+    clock = ManualClock(TS + ahead_s * 1_000_000)
+    asked, date = "Sat, 21 Nov 2026 08:01:30 GMT", "Sat, 21 Nov 2026 08:01:00 GMT"
+    assert seconds(asked, date, clock) == 30
 
 
 @pytest.mark.parametrize(

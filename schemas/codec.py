@@ -252,18 +252,21 @@ def _not_finite(raw: bytes) -> str:
     return ""
 
 
+_WHOLE = re.compile(rb'\s*"?(-?\d{1,30})(?:\.\d{0,30})?"?\s*')  # of a number, or of one in quotes
+
+
 class _Ts(msgspec.Struct):
     ts: msgspec.Raw = msgspec.Raw(b"")
 
 
 def _explain_ts(raw: bytes) -> str:
     try:
-        found = re.fullmatch(rb"\s*(-?\d{1,30})\s*", bytes(msgspec.json.decode(raw, type=_Ts).ts))
+        found = _WHOLE.fullmatch(bytes(msgspec.json.decode(raw, type=_Ts).ts))
     except msgspec.DecodeError:  # after `ts` it is no JSON
         found = None
-    if not found:
+    ts = int(found[1]) if found else EARLIEST_TS
+    if EARLIEST_TS <= ts <= LATEST_TS:
         return ": ts is an integer, microseconds since 1970-01-01 UTC"
-    ts = int(found[1])
     for unit, factor in (("seconds", 1_000_000), ("milliseconds", 1_000)):
         if EARLIEST_TS <= ts * factor <= LATEST_TS:
             return f": ts={ts} looks like {unit}; it is in microseconds"

@@ -28,7 +28,7 @@ from tests.storms.clocks import (
 )
 from tests.storms.conftest import Pipeline
 from tests.storms.harness import Node, Services, World, kafka_config
-from tests.storms.traffic import START
+from tests.storms.traffic import APPS, START
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 
@@ -127,6 +127,43 @@ async def test_everything_sleeps(pipeline: Pipeline, node: Node, server: Embedde
             await world.pause(5, 6)
         # A role may stop when it finds that it was expelled, and is then started again: what counts is the numbers.
         await finish_live(world, "everything sleeps", may_end=True)
+
+
+async def test_a_weekend_passes_for_all(
+    apache_kafka_home: Path, server: EmbeddedServer, services: Services, tmp_path: Path
+) -> None:
+    """By every wall clock, while nothing runs but the broker: no event of before or after is late."""
+    clock = WrongClock(tmp_path)
+    node = Node(apache_kafka_home, tmp_path, clock.environment)
+    node.format()
+    await services.do(node.start)
+    try:
+        async with Kafka(kafka_config(node, f"storm-weekend-{os.getpid()}", 4.0)) as kafka:
+            of: dict[str, Any] = {"traffic": LiveTraffic, "monitor": live_monitor(), "settings": LIVE}
+            world = World(kafka, server, services, tmp_path, seed=79, traces=10, **of)
+            traffic = world.traffic
+            assert isinstance(traffic, LiveTraffic)
+            async with world.supervised():
+                roles = [world.start(role, **clock.environment) for role in ("monitor", "archive")]
+                for role in roles:
+                    await world.at_work(role)
+                async with traffic.flowing():
+                    await world.pause(6, 7)
+                for role in roles:
+                    assert await role.stop() == 0
+                clock.set(60 * HOUR)
+                traffic.ahead_s = dict.fromkeys(APPS, 60 * HOUR)
+                await asyncio.sleep(1.5)
+                async with traffic.flowing():
+                    await world.pause(2, 3)
+                    for role in roles:
+                        role.start()
+                    for role in roles:
+                        await world.at_work(role)
+                    await world.pause(6, 7)
+                await finish_live(world, "a weekend for all")
+    finally:
+        node.kill()
 
 
 @pytest.mark.parametrize("zone", ["America/New_York", "Asia/Kolkata"])

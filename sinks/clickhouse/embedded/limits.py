@@ -44,7 +44,7 @@ SETTINGS = re.compile(  # of queries and formats; none of them names a file or a
     r"|database|any_join_distinct_right_table_keys|do_not_merge_across_partitions_select_final"
 )
 NEVER = re.compile(  # other ways around the bounds, and those of the parser, which keep it from a stack's end
-    r"max_memory_usage_\w+|max_untracked_memory|max_parser_\w+|max_query_size|max_sessions_for_user"
+    r"max_memory_usage_\w+|max_untracked_memory|max_parser_\w+|max_(expanded_)?ast_\w+|max_query_size|max_sessions_for_user"
     r"|input_format_values_\w+"
 )
 TEXTS = frozenset(

@@ -1,8 +1,10 @@
 """What one client may take of the embedded ClickHouse, and that others go on meanwhile."""
 
 import asyncio
+import gc
 import gzip
 import threading
+import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, cast
@@ -129,6 +131,22 @@ async def test_what_is_held_is_given_back_whatever_happens(monkeypatch: pytest.M
         with pytest.raises(EngineError, match="together"):
             two.hold(5)
     memory.take(10)
+
+
+async def test_a_body_is_forgotten_with_its_request() -> None:
+    """At once, not when cycles are collected, which may be never."""
+    body = gzip.compress(b" " * 2**25)
+    async with serving() as served:
+        assert await served.post(b"SELECT 1") == 200
+        gc.collect()
+        gc.disable()
+        tracemalloc.start()
+        try:
+            assert await served.post(body, {"Content-Encoding": "gzip"}) == 501  # such a long statement
+            assert tracemalloc.get_traced_memory()[0] < 2**24
+        finally:
+            tracemalloc.stop()
+            gc.enable()
 
 
 @pytest.mark.parametrize("compress", [cramjam.gzip.compress, cramjam.zstd.compress, cramjam.lz4.compress])

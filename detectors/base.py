@@ -108,6 +108,10 @@ class Reference(Protocol):
     def n(self) -> int:
         """Valid units so far."""
 
+    @property
+    def nbytes(self) -> int:
+        """Of the snapshot, about; a function of the state alone."""
+
     def add(self, value: Floats, session: NDArray[np.int64]) -> None:
         """Units in canonical order; same shapes as in a TickBatch."""
 
@@ -152,6 +156,9 @@ class Detector(Protocol[R, B]):
     def measure(self, slot: int) -> Measurement: ...
 
     def baseline(self, slot: int) -> B: ...
+
+    def slot_bytes(self, baseline: B) -> int:
+        """What a stream that is held against this baseline may cost in the snapshot, its baseline included."""
 
     def snapshot(self) -> State: ...
 

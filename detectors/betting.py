@@ -16,7 +16,7 @@ _PRIOR = 10.0  # pseudo-counts: bad events, and scores at the reference's mean
 _SRM_PRIOR = 10_000.0  # a split is stated precisely, so the prior around it is narrow
 _UNDERFLOW = 1e-280
 LEAST_SHARE = 1e-6  # of a canary, or of what it leaves: with less nothing is compared, and logs of it leave the floats
-_MOST_SHARES = 1_000  # told apart: a canary takes a few steps, and each tick sums over them
+_MOST_SHARES = 50  # told apart: a canary takes a few steps, and each tick sums over them
 
 
 class _Counts:
@@ -26,10 +26,14 @@ class _Counts:
         self._counts: dict[float, list[int]] = {}  # share -> [stable, canary]
 
     def add(self, rho: float, canary: bool, n: int = 1) -> None:
-        if (
-            rho in self._counts or len(self._counts) < _MOST_SHARES
-        ):  # a share known beforehand may decide who is counted
+        # A share known beforehand may decide who is counted.
+        if rho in self._counts or len(self._counts) < _MOST_SHARES:
             self._counts.setdefault(rho, [0, 0])[canary] += n
+
+    @property
+    def nbytes(self) -> int:
+        """Of the snapshot, about."""
+        return 15 * len(self._counts)
 
     def snapshot(self) -> State:
         return {"counts": [[rho, *counts] for rho, counts in self._counts.items()]}
@@ -144,13 +148,17 @@ class SplitProcess(_Counts):
 
 class Ranks:
     """Mid-ranks in [0, 1] among a sample that is fixed beforehand; without one, among the values of earlier ticks of
-    both arms, up to 20,000 of them."""
+    both arms, up to 2,000 of them: enough for the order of values, and 16 kB of state."""
 
-    _LIMIT = 20_000
+    _LIMIT = 2_000
 
     def __init__(self, sample: Floats | None) -> None:
         self._fixed = sample is not None
         self._sorted = np.sort(sample) if sample is not None else np.empty(0)
+
+    @property
+    def nbytes(self) -> int:
+        return self._sorted.nbytes
 
     def of(self, values: Floats) -> Floats:
         """Ranks of a tick's values; 0.5 while there is nothing to compare with."""

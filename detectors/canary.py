@@ -21,8 +21,8 @@ from driftline.detectors.base import Floats, State
 from driftline.detectors.bernoulli import clopper_pearson
 from driftline.detectors.betting import LEAST_SHARE, MeanProcess, Ranks, RateProcess, SplitProcess
 from driftline.detectors.config import CanaryConfig
-from driftline.detectors.digests import Digests, digests
-from driftline.detectors.units import NEVER, FirstEvents, SessionMeans
+from driftline.detectors.digests import NONE, Digests, digests
+from driftline.detectors.units import NEVER, FirstEvents, Numbers, SessionMeans
 from driftline.schemas.events import MICROSECONDS
 from driftline.schemas.results import Guarantee
 
@@ -31,6 +31,18 @@ Measure: TypeAlias = Literal["error", "latency", "cost", "guardrail", "quality"]
 quality: a score in the configured range; feeds quality_mean and quality_pit."""
 
 Pair: TypeAlias = tuple[float, bool]  # share, whether canary
+
+
+def numbers_of(share: Floats, canary: NDArray[np.bool_]) -> Numbers:
+    """A number for each pair of share and arm: the bits of the share, negative for the canary. So however many shares
+    events state, nothing is kept of them."""
+    bits = np.ascontiguousarray(share, np.float64).view(np.int64)
+    return np.where(canary, -bits, bits)
+
+
+def pair_of(number: int) -> Pair:
+    return float(np.int64(abs(number)).view(np.float64)), number < 0
+
 
 _RATES: dict[str, Measure] = {"errors": "error", "guardrails": "guardrail"}
 _RANKS: dict[str, Measure] = {"latency": "latency", "cost": "cost"}  # lower is better
@@ -78,9 +90,8 @@ class Canary:
         references = references or {}
         self._config = config
         self._start = self._now = start
-        self._pairs: list[Pair] = []
-        self._index: dict[Pair, int] = {}
-        self._arms: dict[str, list[int]] = {}  # unit -> [index of its pair, last tick]
+        self._arms: dict[int, list[int]] = {}  # digest of a unit -> [its pair's number, last tick], the stalest first
+        self._arms_forgotten = 0
         self._swept = -1  # in units of the time after which units are forgotten
         self._split = SplitProcess()
         self._rates = {metric: RateProcess() for metric in _RATES if metric in config.weights}
@@ -123,10 +134,9 @@ class Canary:
         request = np.zeros(len(rows), np.bool_)
         for measure, value in values.items():
             request |= ~np.isnan(value) & (measure != "quality")
-        unit = [batch.unit[row] for row in rows]
-        pair = np.array(self._assign(unit, batch, rows, request.tolist()), np.int64)
-        session = digests(unit)
-        canary = np.array([self._pairs[i][1] for i in pair], np.bool_)
+        session = digests(batch.unit[row] for row in rows)
+        pair = self._assign(session, numbers_of(batch.share[use], batch.canary[use]), request.tolist())
+        canary = pair < 0
         for arm in (0, 1):
             self._requests[arm] += int((request & (canary == arm)).sum())
         for measure, value in values.items():
@@ -143,36 +153,39 @@ class Canary:
         """When time alone changes the evidence: the first open unit closes."""
         return min((units.due for units in self._units.values()), default=NEVER)
 
-    def _assign(self, unit: list[str], batch: ArmBatch, rows: list[int], request: list[bool]) -> list[int]:
+    def _assign(self, unit: Digests, stated: Numbers, request: list[bool]) -> Numbers:
         """The pair of each event: that of its unit's first event."""
-        assigned = []
+        assigned = stated.copy()
         forget = self._config.units.forget_after_s * MICROSECONDS
-        for name, row, is_request in zip(unit, rows, request, strict=True):
-            known = self._arms.get(name) if name else None
+        for row, (name, pair, is_request) in enumerate(zip(unit.tolist(), stated.tolist(), request, strict=True)):
+            known = self._arms.pop(name, None) if name != NONE else None
             if known is not None and self._now - known[1] < forget:
-                known[1] = self._now
-                assigned.append(known[0])
+                self._arms[name] = [known[0], self._now]
+                assigned[row] = known[0]
                 continue
-            pair = (float(batch.share[row]), bool(batch.canary[row]))
-            index = self._index.setdefault(pair, len(self._pairs))
-            if index == len(self._pairs):
-                self._pairs.append(pair)
-            assigned.append(index)
-            if name:
-                self._arms[name] = [index, self._now]
+            if name != NONE:
+                self._arms[name] = [pair, self._now]
             else:
                 self._unknown += 1
-            if is_request or name:
-                self._split.add(*pair)
-                self._seen_units[pair[1]] += 1
+            if is_request or name != NONE:
+                self._split.add(*pair_of(pair))
+                self._seen_units[pair < 0] += 1
+        self._forget_arms(self._config.units.max_sessions)
         return assigned
+
+    def _forget_arms(self, most: int) -> None:
+        """The stalest before their time, if there are more."""
+        if len(self._arms) > most:
+            kept = list(self._arms.items())[-(most // 2) :] if most > 1 else []
+            self._arms_forgotten += len(self._arms) - len(kept)
+            self._arms = dict(kept)
 
     def _sweep(self) -> None:
         forget = round(self._config.units.forget_after_s * MICROSECONDS)
         number = self._now // forget
         if number != self._swept:
             self._swept = number
-            self._arms = {name: arm for name, arm in self._arms.items() if number * forget - arm[1] < forget}
+            self._arms = {unit: arm for unit, arm in self._arms.items() if number * forget - arm[1] < forget}
 
     def _summarise(self, measure: str, value: Floats, canary: NDArray[np.bool_]) -> None:
         sums = self._sums.setdefault(measure, [0.0, 0.0, 0, 0])
@@ -181,24 +194,22 @@ class Canary:
             sums[arm] += float(mine.sum())
             sums[2 + arm] += len(mine)
 
-    def _count(self, metric: str, session: Digests, pair: NDArray[np.int64], value: Floats) -> None:
+    def _count(self, metric: str, session: Digests, pair: Numbers, value: Floats) -> None:
         valid = (value == 0) | (value == 1)
         self._invalid += int((~valid & ~np.isnan(value)).sum())
         bad = np.flatnonzero(value == 1)
-        number = list(self._rates).index(metric)
-        taken = self._first_bad.take(np.full(len(bad), number), session[bad], self._now)
-        for i in pair[bad[taken.mask]].tolist():
-            self._rates[metric].add(*self._pairs[i])
-        arms = np.array([arm for _, arm in self._pairs], np.int64)[pair]
+        stream = list(self._rates).index(metric)
+        taken = self._first_bad.take(np.full(len(bad), stream), session[bad], self._now)
+        for number in pair[bad[taken.mask]].tolist():
+            self._rates[metric].add(*pair_of(number))
+        arms = (pair < 0).astype(np.int64)
         tally = self._bad[_RATES[metric]]
         for i, chosen in enumerate((value == 1, valid)):
             counts = np.bincount(arms[chosen], minlength=2).tolist()
             tally[2 * i] += counts[0]
             tally[2 * i + 1] += counts[1]
 
-    def _average(
-        self, metric: str, session: Digests, pair: NDArray[np.int64], values: Mapping[Measure, Floats]
-    ) -> None:
+    def _average(self, metric: str, session: Digests, pair: Numbers, values: Mapping[Measure, Floats]) -> None:
         value = values.get("quality" if metric in _SCORES else _RANKS[metric])
         if value is None:
             value, rows = np.empty(0), np.empty(0, np.intp)
@@ -215,13 +226,25 @@ class Canary:
             s = self._rescaled(value)
         units = self._units[metric].step(pair[rows], session[rows], s, self._now)
         if len(units.value):
-            rho, canary = np.array([self._pairs[i] for i in units.stream]).T
-            self._means[metric].add(units.value, canary, rho)
+            canary = units.stream < 0
+            self._means[metric].add(units.value, canary.astype(np.float64), np.abs(units.stream).view(np.float64))
 
     @property
     def sessions_forgotten(self) -> int:
         """Sessions forgotten before their time, for there were too many."""
-        return self._first_bad.overflow + sum(units.overflow for units in self._units.values())
+        return self._arms_forgotten + self._first_bad.overflow + sum(units.overflow for units in self._units.values())
+
+    @property
+    def nbytes(self) -> int:
+        """Of the snapshot, about."""
+        parts = (self._split, *self._rates.values(), *self._ranks.values(), *self._units.values(), self._first_bad)
+        return 24 * len(self._arms) + sum(part.nbytes for part in parts) + 3_000
+
+    def forget_half(self) -> None:
+        """Of the units, those without an event for longest, before their time: they count anew if they come back."""
+        self._forget_arms(max(1, len(self._arms) - 1))
+        for units in (self._first_bad, *self._units.values()):
+            units.forget_half()
 
     def verdict(self, *, canary_breaker_open: bool = False, stable_incident: bool = False) -> CanaryVerdict:
         """What to do as of the last tick. Ask at every tick; the first rollback stands."""
@@ -325,8 +348,11 @@ class Canary:
         return {
             "start": self._start,
             "now": self._now,
-            "pairs": [[share, arm] for share, arm in self._pairs],
-            "arms": [list(self._arms), np.array(list(self._arms.values()), np.int64).reshape(-1, 2)],
+            "arms": [
+                np.array(list(self._arms), np.uint64),
+                np.array(list(self._arms.values()), np.int64).reshape(-1, 2),
+            ],
+            "arms_forgotten": self._arms_forgotten,
             "swept": self._swept,
             "split": self._split.snapshot(),
             "rates": {metric: process.snapshot() for metric, process in self._rates.items()},
@@ -347,10 +373,9 @@ class Canary:
     def restored(cls, config: CanaryConfig, state: State) -> "Canary":
         canary = cls(config, state["start"])
         canary._now, canary._swept = state["now"], state["swept"]
-        canary._pairs = [(share, arm) for share, arm in state["pairs"]]
-        canary._index = {pair: index for index, pair in enumerate(canary._pairs)}
         names, arms = state["arms"]
-        canary._arms = dict(zip(names, arms.tolist(), strict=True))
+        canary._arms = dict(zip(names.tolist(), arms.tolist(), strict=True))
+        canary._arms_forgotten = state["arms_forgotten"]
         canary._split.restore(state["split"])
         canary._first_bad.restore(state["first_bad"])
         parts: tuple[tuple[str, dict[str, Any]], ...] = (

@@ -162,6 +162,10 @@ class CategoryReference:
         seen = f"{sorted(self.counts.items())},{self.uncounted},{self.invalid},{self.deff}"
         return blake2b(seen.encode(), digest_size=16).hexdigest()
 
+    @property
+    def nbytes(self) -> int:
+        return 10 * len(self.counts) + self.blocks.nbytes + 100
+
     def snapshot(self) -> State:
         return {
             "counts": sorted(self.counts.items()),
@@ -216,6 +220,10 @@ class Categories:
     def codes(self, names: Sequence[str]) -> Floats:
         """Categories as units. The names are remembered, for `measure`."""
         return self._names.codes(names)
+
+    def slot_bytes(self, baseline: CategoriesBaseline) -> int:
+        tests = 2 * (self._config.top + 2)  # two directions each, the rest, and what is new
+        return tests * (self._engine.row_bytes + self._recent.row_bytes + 5) + self._counts.row_bytes + 100
 
     def reference(self, state: State | None = None) -> CategoryReference:
         return CategoryReference(self._names, self._block_ticks, state)

@@ -1,5 +1,6 @@
 """Per-slot state as flat arrays that grow together."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,11 @@ class Columns:
     def __getitem__(self, name: str) -> NDArray[Any]:
         """A view of the rows in use: write through it, and take it anew after `claim`."""
         return self._arrays[name][: self._n]
+
+    @property
+    def row_bytes(self) -> int:
+        """Of a row in the snapshot."""
+        return sum(np.dtype(dtype).itemsize * math.prod(shape) for shape, dtype, _ in self._columns.values())
 
     def claim(self, slot: int | None) -> int:
         """A new row, or `slot` cleared. IndexError for a slot that does not exist."""

@@ -48,6 +48,11 @@ class DigestTable:
     def __len__(self) -> int:
         return self._n
 
+    @property
+    def nbytes(self) -> int:
+        """Of the snapshot, about."""
+        return 8 * self._n
+
     def get(self, keys: Digests) -> NDArray[np.int64]:
         """The number of each key; `MISSING` for those that have none."""
         keys = np.maximum(keys, 1)

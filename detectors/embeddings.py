@@ -47,24 +47,36 @@ def unit_vectors(value: Floats, dimensions: int | None) -> tuple[Floats, NDArray
 
 
 class _Moments:
-    """Sums over samples, each a group of l events with vectors that sum to S: of S S', l S, l^2 and l."""
+    """Sums over samples, each a group of l events with vectors that sum to S: of s s', l s, l^2 and l, with s = S - l o
+    around the origin o, the first sample's mean. So moments lose no digits, and half of them are enough."""
 
     def __init__(self, d: int) -> None:
-        self.outer = np.zeros((d, d))  # the upper triangle counts
+        self.outer = np.zeros((d, d), np.float32)  # the upper triangle counts
+        self.origin = np.zeros(d)
         self.weighted = np.zeros(d)
         self.total = np.zeros(d)
         self.squares = 0
         self.events = 0
         self.samples = 0
-        self._waiting: list[Floats] = []
+        self._waiting: list[NDArray[np.float32]] = []
+
+    @property
+    def nbytes(self) -> int:
+        d = len(self.total)
+        return 2 * d * (d + 1) + 24 * d + 4 * d * len(self._waiting)
 
     def add(self, sums: Floats, lengths: NDArray[np.int64]) -> None:
-        self.weighted += lengths @ sums
+        if not len(sums):
+            return
+        if not self.samples:
+            self.origin = sums[0] / lengths[0]
+        centred = sums - lengths[:, None] * self.origin
+        self.weighted += lengths @ centred
         self.total += sums.sum(0)
         self.squares += int((lengths**2).sum())
         self.events += int(lengths.sum())
         self.samples += len(sums)
-        self._waiting += list(sums)
+        self._waiting += list(centred.astype(np.float32))
         while len(self._waiting) >= _BATCH:
             self._flush(_BATCH)
 
@@ -77,7 +89,8 @@ class _Moments:
     def covariance(self, mu: Floats) -> Floats:
         """Sum over samples of (S - l mu)(S - l mu)', per event."""
         self._flush(len(self._waiting))
-        outer = np.triu(self.outer) + np.triu(self.outer, 1).T
+        mu = mu - self.origin
+        outer = (np.triu(self.outer) + np.triu(self.outer, 1).T).astype(np.float64)
         cross = np.outer(mu, self.weighted)
         cov: Floats = (outer - cross - cross.T + np.outer(mu, mu) * self.squares) / self.events
         return cov
@@ -91,18 +104,20 @@ class _Moments:
         d = len(self.total)
         return {
             "outer": self.outer[np.triu_indices(d)],
+            "origin": self.origin.copy(),
             "weighted": self.weighted.copy(),
             "total": self.total.copy(),
             "squares": self.squares,
             "events": self.events,
             "samples": self.samples,
-            "waiting": np.array(self._waiting).reshape(len(self._waiting), d),
+            "waiting": np.array(self._waiting, np.float32).reshape(len(self._waiting), d),
         }
 
     def restore(self, state: State) -> None:
         d = len(state["total"])
-        self.outer = np.zeros((d, d))
+        self.outer = np.zeros((d, d), np.float32)
         self.outer[np.triu_indices(d)] = state["outer"]
+        self.origin = state["origin"].copy()
         self.weighted, self.total = state["weighted"].copy(), state["total"].copy()
         self.squares, self.events, self.samples = state["squares"], state["events"], state["samples"]
         self._waiting = list(state["waiting"].copy())
@@ -136,6 +151,12 @@ class EmbeddingReference:
     @property
     def n(self) -> int:
         return self.groups.events + sum(length for _, length in self._open.values()) + len(self._first)
+
+    @property
+    def nbytes(self) -> int:
+        open_ = len(self._open) * (8 * len(self.groups.total) + 8)
+        singles = self.singles.nbytes if self.mode == "events" else 0
+        return self.groups.nbytes + singles + self.sample.nbytes + self._first.nbytes + open_ + 300
 
     def add(self, value: Floats, session: NDArray[np.int64]) -> None:
         """A tick's events, taken by `FirstSixteen`."""

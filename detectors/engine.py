@@ -74,6 +74,11 @@ class Engine:
     def open(self, slot: int | None) -> int:
         return self._columns.claim(slot)
 
+    @property
+    def row_bytes(self) -> int:
+        """Of a slot in the snapshot."""
+        return self._columns.row_bytes
+
     def reset(self, slot: int) -> None:
         self._columns.clear(slot)
 

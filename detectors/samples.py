@@ -23,6 +23,11 @@ class Thinned:
     def __len__(self) -> int:
         return self._kept
 
+    @property
+    def nbytes(self) -> int:
+        """Of the snapshot, about."""
+        return self._kept * (self._codes.shape[1] + 12)
+
     def add(self, rows: Floats, numbers: NDArray[np.int64]) -> None:
         chosen = slice(-self._n % self._stride, None, self._stride)
         self._n += len(rows)

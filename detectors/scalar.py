@@ -49,6 +49,10 @@ class SampleReference:
         return self._n
 
     @property
+    def nbytes(self) -> int:
+        return 8 * len(self._sample) + self.blocks.nbytes + 100
+
+    @property
     def guarantee(self) -> Guarantee:
         return "none" if self.without_session else "stated"
 
@@ -190,6 +194,9 @@ class ScalarDetector(ABC, Generic[B]):
 
     def reference(self, state: State | None = None) -> SampleReference:
         return SampleReference(self._low, self._high, state, block_ticks=self._budget.ticks(BLOCK_S))
+
+    def slot_bytes(self, baseline: B) -> int:
+        return self._engine.row_bytes + self._counts.row_bytes + 40
 
     def season(self, baseline: B, state: State | None = None) -> Season | None:
         return None

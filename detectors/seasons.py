@@ -101,6 +101,14 @@ class Season:
         """From the first hour with units to the last."""
         return (self.last + 1 - self.first) / DAY if self.first >= 0 else 0.0
 
+    @property
+    def nbytes(self) -> int:
+        """Of the snapshot, about."""
+        waiting = sum(
+            value.nbytes + session.nbytes for value, session in zip(self._values, self._sessions, strict=True)
+        )
+        return self._cells.nbytes + self._squared.nbytes + self._open_sum.nbytes + waiting + 150
+
     def add(self, value: Floats, session: NDArray[np.int64], tick: int) -> None:
         """A tick's units; ticks ascend."""
         hour = tick // self._ticks

@@ -39,6 +39,11 @@ class Blocks:
         """The number of whole blocks; what was merged counts as before."""
         return len(self._blocks) * self._merged
 
+    @property
+    def nbytes(self) -> int:
+        """Of the snapshot, about."""
+        return 8 * len(self._first) + 56 * len(self._blocks) + 150
+
     def add(self, values: Floats) -> None:
         """A tick's events."""
         if not len(values):

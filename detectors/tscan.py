@@ -141,6 +141,9 @@ class EmbeddingDrift:
     def fit(self, reference: EmbeddingReference) -> EmbeddingBaseline | Insufficient:
         return embeddings.fit(self.name, self._config, self._budget, reference)
 
+    def slot_bytes(self, baseline: EmbeddingBaseline) -> int:
+        return (_BLOCKS + 2) * (4 * len(baseline.mu) + 24) + 400
+
     def season(self, baseline: EmbeddingBaseline, state: State | None = None) -> Season:
         return embeddings.season(self._config, self._budget, baseline, state)
 

@@ -11,6 +11,7 @@ with session number -1: evidence made of such units has no guarantee.
 """
 
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from driftline.detectors.digests import NONE, Digests, DigestTable, firsts
 from driftline.schemas.events import MICROSECONDS
 
 NO_SESSION = -1
+_LEAST_OPEN = 1_000  # sessions, however few are remembered
 _SWEEP_US = 60 * MICROSECONDS  # forgotten sessions are swept at whole minutes; does not change what is returned
 NEVER = np.iinfo(np.int64).max  # a time that does not come
 _APART = 0x9E3779B97F4A7C15  # times a stream's number: makes equal sessions of different streams different keys
@@ -76,6 +78,16 @@ class _Seen:
             self._last.drop_below(minute * _SWEEP_US - self._forget_us + 1)
         self.overflow += self._last.trim(self._limit, now - self._forget_us + 1)
 
+    @property
+    def nbytes(self) -> int:
+        """Of the snapshot, about."""
+        return self._last.nbytes
+
+    def forget_half(self) -> None:
+        """The oldest, before their time."""
+        if self._last:
+            self.overflow += self._last.trim(len(self._last) - 1, 0)
+
     def snapshot(self) -> State:
         return {"swept": self._swept, "last": self._last.snapshot(), "overflow": self.overflow}
 
@@ -95,6 +107,15 @@ class FirstEvents:
     def overflow(self) -> int:
         """Sessions forgotten before their time, for there were too many."""
         return self._seen.overflow
+
+    @property
+    def nbytes(self) -> int:
+        """Of the snapshot, about."""
+        return self._seen.nbytes
+
+    def forget_half(self) -> None:
+        """The sessions that had no event for longest, before their time."""
+        self._seen.forget_half()
 
     def take(self, stream: Numbers, session: Digests, now: int) -> Taken:
         first = self._seen.begin(stream, session, now)
@@ -128,6 +149,15 @@ class FirstSixteen:
         """Sessions forgotten before their time, for there were too many."""
         return self._seen.overflow
 
+    @property
+    def nbytes(self) -> int:
+        """Of the snapshot, about."""
+        return self._seen.nbytes + 40 * len(self._open)
+
+    def forget_half(self) -> None:
+        """The sessions that had no event for longest, before their time."""
+        self._seen.forget_half()
+
     def take(self, stream: Numbers, session: Digests, now: int) -> Taken:
         self._close(now)
         first = self._seen.begin(stream, session, now)
@@ -147,6 +177,9 @@ class FirstSixteen:
             number[i] = entry[0]
             if entry[1] == self._config.max_events:
                 del self._open[key]
+        while len(self._open) > max(_LEAST_OPEN, self._config.max_sessions):  # the oldest take no more
+            del self._open[next(iter(self._open))]
+            self._seen.overflow += 1
         return Taken(mask, number)
 
     def _close(self, now: int) -> None:
@@ -193,6 +226,15 @@ class SessionMeans:
         return self._seen.overflow
 
     @property
+    def nbytes(self) -> int:
+        """Of the snapshot, about."""
+        return self._seen.nbytes + 48 * len(self._open)
+
+    def forget_half(self) -> None:
+        """The sessions that had no event for longest, before their time."""
+        self._seen.forget_half()
+
+    @property
     def due(self) -> int:
         """When the first open session closes, without further events."""
         return next(iter(self._open.values()))[2] + self._close_us if self._open else NEVER
@@ -204,6 +246,9 @@ class SessionMeans:
         self._close(now, done)
         if len(stream):
             self._absorb(stream, session, value, now, done)
+        while len(self._open) > max(_LEAST_OPEN, self._config.max_sessions):  # the oldest close before their time
+            self._done(next(iter(self._open)), done)
+            self._seen.overflow += 1
         self._seen.sweep(now)
         return SessionUnits(
             np.array([unit[0] for unit in done], np.int64),
@@ -241,14 +286,12 @@ class SessionMeans:
                 done.append((key[0], entry[3] / limit, entry[0], limit, entry[2]))
 
     def _close(self, now: int, done: list[tuple[int, float, int, int, int]]) -> None:
-        closed = []
-        for key, (number, events, opened, total) in self._open.items():
-            if now - opened < self._close_us:
-                break
-            closed.append(key)
-            done.append((key[0], total / events, number, events, opened))
-        for key in closed:
-            del self._open[key]
+        for key in [*takewhile(lambda key: now - self._open[key][2] >= self._close_us, self._open)]:
+            self._done(key, done)
+
+    def _done(self, key: tuple[int, int], done: list[tuple[int, float, int, int, int]]) -> None:
+        number, events, opened, total = self._open.pop(key)
+        done.append((key[0], total / events, number, events, opened))
 
     def snapshot(self) -> State:
         sums = np.array([entry[3] for entry in self._open.values()], np.float64)

@@ -36,6 +36,11 @@ class VectorMeans:
         if state is not None:
             self._restore(state)
 
+    @property
+    def nbytes(self) -> int:
+        """Of the snapshot, about."""
+        return len(self._numbers) * (4 * self._sums.shape[1] + 32)
+
     def step(
         self,
         stream: Numbers,

@@ -54,6 +54,11 @@ class WitnessReference:
     def n(self) -> int:
         return int(self.counts.sum())
 
+    @property
+    def nbytes(self) -> int:
+        d = len(self.origin)
+        return 2 * d * (d + 1) + 24 * d + 200
+
     def add(self, value: Floats, session: NDArray[np.int64]) -> None:
         known = session != NO_SESSION
         valid = _squares(value) <= _LONGEST
@@ -197,6 +202,9 @@ class EmbeddingWitness:
             rest=max(0.0, float(values[-_DIRECTIONS])) if len(values) > _DIRECTIONS else 0.0,
             spread=float(np.trace(covariance)),
         )
+
+    def slot_bytes(self, baseline: WitnessBaseline) -> int:
+        return self._engine.row_bytes + self._counts.row_bytes + 8 * len(baseline.mu_1) + 50
 
     def season(self, baseline: WitnessBaseline, state: State | None = None) -> Season:
         def units(value: Floats, session: NDArray[np.int64]) -> Floats:

@@ -28,9 +28,14 @@ class LogTime:
         self.heard = broker_time(record) or self.heard
 
     @property
+    def now(self) -> int | None:
+        """None: neither a tick nor the broker has said what time it is."""
+        return None if self.tick is None and not self.heard else max(self.tick or 0, self.heard)
+
+    @property
     def latest(self) -> int | None:
-        """The latest time that an event may have; None: neither a tick nor the broker has said what time it is."""
-        return None if self.tick is None and not self.heard else max(self.tick or 0, self.heard) + self._ahead
+        """The latest time that an event may have; None: it is not known what time it is."""
+        return None if self.now is None else self.now + self._ahead
 
     def are_ahead(self, ts: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Of which events the clock is wrong."""

@@ -31,11 +31,12 @@ from driftline.streams.monitor.contributors import Contributors
 from driftline.streams.monitor.incidents import Incidents
 from driftline.streams.monitor.names import ScoreSeries, TraceSeries
 from driftline.streams.monitor.new_codes import NewCodes
+from driftline.streams.monitor.places import Places
 from driftline.streams.monitor.rollouts import Promotions, left_traffic, not_before
 from driftline.streams.monitor.rules.board import Board
 from driftline.streams.monitor.rules.part import Context
 from driftline.streams.monitor.silence import Silences, active_apps
-from driftline.streams.monitor.watch import Places, Stream, Streams, Transition, Units, Watch
+from driftline.streams.monitor.watch import Stream, Streams, Transition, Units, Watch
 from driftline.streams.monitor.windows import Closed
 
 TRACE_RULES = ("error_rate", "latency_p99", "ttft_p99", "cost_p99", "finish_reason", "error_type")
@@ -63,8 +64,9 @@ class Analysis:
         self._remainder_ticks = detectors.budget.ticks(config.windows.lateness_s)
         self._streams = Streams(state.get("streams"))
         watches = state.get("watches", {})
-        places = Places(detectors.budget)
+        places = self._places = Places(detectors.budget, config.limits.state_bytes)
         self._watches = {name: watch(make(name, detectors), self._streams, places, watches.get(name)) for name in RULES}
+        places.others = state.get("others", 0)
         self._incidents = Incidents(detectors.budget, state.get("incidents"))
         self._notices = Incidents(detectors.budget, state.get("notices"))  # what no detector says: outside the budget
         self._silences = Silences(config.silence, detectors.budget.tick_s, self._notices, state.get("silences"))
@@ -90,6 +92,7 @@ class Analysis:
         return {
             "streams": self._streams.snapshot(),
             "watches": {name: watch.snapshot() for name, watch in self._watches.items()},
+            "others": self._places.others,
             "incidents": self._incidents.snapshot(),
             "notices": self._notices.snapshot(),
             "silences": self._silences.snapshot(),
@@ -112,6 +115,7 @@ class Analysis:
         return {
             "baselines_refused": self._baselines.refused,
             "streams_over_limit": sum(watch.over_limit for watch in self._watches.values()),
+            "state_full": sum(watch.no_room for watch in self._watches.values()),
             "canaries_over_limit": self._canaries.over_limit,
             "rules_over_limit": self._board.over_limit,
             "sessions_forgotten": self._first.overflow + self._means.overflow + self._canaries.sessions_forgotten,
@@ -120,6 +124,18 @@ class Analysis:
     def close(self, windows: Sequence[Closed], closing: int, revision: int) -> list[Result]:
         """What rules make of the windows that a tick has closed or corrected, after `advance` took its events."""
         return list(self._board.close(windows, closing, revision))
+
+    def keep_to_size(self, others: int) -> int:
+        """To be called after each tick. others: bytes of the rest of the state. What is learned gives way first, then
+        what is remembered of canaries. Returns the bytes that are left; below zero the rest has to become smaller."""
+        places, canaries = self._places, self._canaries
+        sessions = self._first.nbytes + self._means.nbytes + self._contributors.nbytes
+        places.others = others + sessions + canaries.nbytes
+        places.shed()
+        if places.bytes_left < 0:
+            canaries.shed(canaries.nbytes + places.bytes_left)
+            places.others = others + sessions + canaries.nbytes
+        return places.bytes_left
 
     @property
     def watches(self) -> Mapping[str, Watch]:

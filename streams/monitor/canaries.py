@@ -72,6 +72,20 @@ class Canaries:
     def sessions_forgotten(self) -> int:
         return sum(running.test.sessions_forgotten for running in self._running.values())
 
+    @property
+    def nbytes(self) -> int:
+        """Of the snapshot, about."""
+        return sum(running.test.nbytes for running in self._running.values())
+
+    def shed(self, most: int) -> None:
+        """Where what is remembered takes more bytes, the canary that has the most forgets half of its units."""
+        while self._running and self.nbytes > most:
+            largest = max(self._running.values(), key=lambda running: (running.test.nbytes, running.deployment_id))
+            before = largest.test.nbytes
+            largest.test.forget_half()
+            if largest.test.nbytes == before:
+                return
+
     def release(self, event: Release) -> None:
         deployment = event.deployment_id or f"{event.app}/{event.release}"
         running = self._running.get(deployment)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from driftline.detectors.base import Floats, State
 from driftline.detectors.digests import Digests, digests
-from driftline.schemas.events import Score, Trace
+from driftline.schemas.events import MICROSECONDS, Score, Trace
 from driftline.streams.monitor.config import LimitsConfig
 from driftline.streams.monitor.names import ErrorTypes, Names, ScoreSeries, TraceSeries
 from driftline.streams.pricing import UNKNOWN, Tokens
@@ -184,14 +184,36 @@ class Pending(Generic[C, S]):
         self._empty: C = empty
         self.names: Names[S] = Names(kind, limits, state.get("names"))
         self._chunks: list[C] = []
+        self._bytes: list[int] = state.get("bytes", [0, 0])  # of what waits; near its tick, and far ahead
+        self._full: list[bool] = state.get("full", [False, False])  # until the next tick
+        self.overflow: int = state.get("overflow", 0)  # events that detectors miss, for too many wait
         if state:
             columns = {name: np.array(state["columns"][name], c.dtype) for name, c in empty._asdict().items()}
-            self.add(type(empty)(**columns))
+            self._chunks = [type(empty)(**columns)]
 
-    def add(self, columns: C) -> None:
-        """Those of them that detectors look at."""
+    @property
+    def nbytes(self) -> int:
+        """Of the snapshot, about."""
+        return sum(self._bytes)
+
+    def add(self, columns: C, present: int | None) -> None:
+        """Those of them that detectors look at, as far as there is room: as many as come in a few seconds, and few of
+        those that are far ahead of the `present`, so that a wrong clock takes no other's room. What is refused once
+        stays so until the next tick: then it does not matter how events were batched."""
         watched = self.names.watched(columns.series)
-        self._chunks.append(columns if watched is None else rows(columns, watched))
+        if watched is not None:
+            columns = rows(columns, watched)
+        size, far = _row_bytes(columns), _is_far(columns, present)
+        kept = np.ones(len(size), np.bool_)
+        for i, (mine, most) in enumerate(((~far, _MOST_NEAR), (far, _MOST_FAR))):
+            fits = mine & (self._bytes[i] + np.cumsum(size * mine) <= most) & (not self._full[i])
+            self._bytes[i] += int(size[fits].sum())
+            self._full[i] |= bool((mine & ~fits).any())
+            kept &= ~mine | fits
+        if not kept.all():
+            self.overflow += int((~kept).sum())
+            columns = rows(columns, kept)
+        self._chunks.append(columns)
 
     def take(self, until: int, now: int) -> C:
         """Those before `until`, in canonical order: by time, then by key. now: the tick."""
@@ -207,6 +229,9 @@ class Pending(Generic[C, S]):
             else:
                 kept.append(chunk)
         self._chunks = [join(kept)] if kept and sum(len(chunk.ts) for chunk in kept) < _SMALL else kept
+        waiting = [(_row_bytes(chunk), _is_far(chunk, now)) for chunk in kept]
+        self._bytes = [sum(int(size[far == side].sum()) for size, far in waiting) for side in (False, True)]
+        self._full = [False, False]
         columns = join(taken) if taken else self._empty
         self.names.tick(now, columns.series)
         return rows(columns, np.lexsort((columns.tie, columns.ts)))
@@ -221,6 +246,9 @@ class Pending(Generic[C, S]):
         columns = join(self._chunks) if self._chunks else self._empty
         return {
             "names": self.names.snapshot(),
+            "bytes": self._bytes,
+            "full": self._full,
+            "overflow": self.overflow,
             "columns": {
                 name: column.tolist() if column.dtype == np.object_ else column
                 for name, column in columns._asdict().items()
@@ -228,6 +256,25 @@ class Pending(Generic[C, S]):
         }
 
 
+def _row_bytes(columns: Traces | Scores) -> Integers:
+    """[n] of each row in a snapshot, about."""
+    size = np.full(len(columns.ts), sum(column.itemsize for column in columns if column.dtype != np.object_), np.int64)
+    for texts in columns:
+        if texts.dtype == np.object_:
+            size += np.fromiter((len(text.encode()) + 2 for text in texts.tolist()), np.int64, len(texts))
+    return size
+
+
+def _is_far(columns: Traces | Scores, present: int | None) -> Bools:
+    """Whose clocks are wrong; nothing is before the first tick."""
+    far: Bools = columns.ts > (_NEVER if present is None else present + _FAR_US)
+    return far
+
+
+_NEVER = np.iinfo(np.int64).max
+_FAR_US = 60 * MICROSECONDS
+_MOST_NEAR = 6 * 2**20  # bytes: 60,000 traces, 10,000 a second
+_MOST_FAR = 2**20
 _SMALL = 4096  # rows that are quicker in one chunk than in several
 _NOTHING = np.empty(0, np.int64)
 _NO_KEYS = _NOTHING.astype(np.uint64)

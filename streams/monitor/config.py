@@ -39,6 +39,9 @@ class LimitsConfig(Config):
     series: int = Field(2000, ge=1)  # of a partition: app x release x model, and error types of all apps
     canaries: int = Field(100, ge=1)  # judged at once in a partition: one in every tenth app
     canaries_of_app: int = Field(5, ge=1)  # of an app: teams that share it, and one that was forgotten
+    # Of a partition's state, before compression; a record takes 16 MiB, and what follows is rather too much than too
+    # little: when it is full nothing more is learned, and what began last begins anew later.
+    state_bytes: int = Field(14 * 2**20, ge=2**18, le=15 * 2**20)
     idle_s: int = Field(86_400, ge=7200)  # a name gives its place away after a day without events: nights are shorter
 
 

@@ -1,7 +1,7 @@
 """Who and what stands behind a change: running totals by user, model and error, for the text of alerts."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -15,6 +15,7 @@ _MINUTE = 60 * MICROSECONDS
 _KEEP_MINUTES = 30  # alerts look back to "since", rarely further
 _KEEP_LABELS = 200  # of each minute that is over; the heaviest are what an alert names
 _MOST_LABELS = 5_000  # of the current minute, however many users there are
+_MOST_BYTES = 2**20  # of all; an alert can do without the lighter ones of the app that has the most
 _WHOLE = ""  # the total of all labels, also of those that were not kept
 
 Kind = Literal["errors", "slow", "cost"]
@@ -32,6 +33,7 @@ class Contributors:
             for app, release, kind, minute, labels in state.get("totals", [])
         }
         self._pruned: int = state.get("pruned", 0)
+        self.nbytes = sum(map(_bytes, self._totals.values()))  # of the snapshot, about
 
     def snapshot(self) -> State:
         return {
@@ -71,10 +73,14 @@ class Contributors:
                 self._count("cost", *key, f"user {user}", cost)
         for labels_ in self._totals.values():
             if len(labels_) > _MOST_LABELS:
-                _shorten(labels_, _MOST_LABELS // 2)
+                self._shorten(labels_, _MOST_LABELS // 2)
+        while self.nbytes > _MOST_BYTES:
+            self._shed()
 
     def _count(self, kind: Kind, name: TraceSeries, minute: int, label: str, amount: int) -> None:
         totals = self._totals.setdefault((name.app, name.release, kind, minute), Counter())
+        if label not in totals:
+            self.nbytes += _bytes((label,) if totals else (label, _WHOLE))
         totals[label] += amount
         totals[_WHOLE] += amount
 
@@ -85,10 +91,32 @@ class Contributors:
         self._pruned = current
         oldest = watermark - _KEEP_MINUTES * _MINUTE
         for key in [key for key in self._totals if key[3] < oldest]:
-            del self._totals[key]
+            self.nbytes -= _bytes(self._totals.pop(key))
         for key, labels in self._totals.items():
             if key[3] < current and len(labels) > _KEEP_LABELS:
-                _shorten(labels, _KEEP_LABELS)
+                self._shorten(labels, _KEEP_LABELS)
+
+    def _shed(self) -> None:
+        """Half of the labels of the app whose labels take the most."""
+        of_app: Counter[str] = Counter()
+        for (app, *_), labels in self._totals.items():
+            of_app[app] += _bytes(labels)
+        largest = min(of_app, key=lambda app: (-of_app[app], app))
+        for key in [key for key in self._totals if key[0] == largest]:
+            labels = self._totals[key]
+            if len(labels) > 2:
+                self._shorten(labels, (len(labels) - 1) // 2)
+            else:
+                self.nbytes -= _bytes(self._totals.pop(key))
+
+    def _shorten(self, labels: Counter[str], limit: int) -> None:
+        """Keep the heaviest, and the whole."""
+        self.nbytes -= _bytes(labels)
+        whole = labels.pop(_WHOLE)
+        kept = dict(_top(labels, limit))
+        labels.clear()
+        labels.update({_WHOLE: whole, **kept})
+        self.nbytes += _bytes(labels)
 
     def top(self, rule: str, app: str, release: str, since: int, limit: int) -> list[str]:
         """The heaviest labels since then, with their shares."""
@@ -103,12 +131,8 @@ class Contributors:
         return [f"{label} ({amount / whole:.0%})" for label, amount in _top(total, limit)]
 
 
-def _shorten(labels: Counter[str], limit: int) -> None:
-    """Keep the heaviest, and the whole."""
-    whole = labels.pop(_WHOLE)
-    kept = dict(_top(labels, limit))
-    labels.clear()
-    labels.update({_WHOLE: whole, **kept})
+def _bytes(labels: Iterable[str]) -> int:
+    return sum(len(label.encode()) + 12 for label in labels)
 
 
 def _top(labels: Counter[str], limit: int) -> list[tuple[str, int]]:

@@ -67,6 +67,15 @@ class RecentKeys:
         self.overflow += self._until.trim(self._max_keys, self._expired + 1)
 
     @property
+    def nbytes(self) -> int:
+        """Of the snapshot, about."""
+        return self._until.nbytes + sum(keys.nbytes for keys in self._since_tick)
+
+    def keep(self, most: int) -> None:
+        """Forget the oldest before their time if there are more."""
+        self.overflow += self._until.trim(most, self._expired + 1)
+
+    @property
     def _expired(self) -> int:
         """Keys that were to be remembered until then are forgotten."""
         return MISSING if self._now is None else self._now // MICROSECONDS

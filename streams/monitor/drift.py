@@ -17,7 +17,7 @@ from driftline.detectors.config import DetectorsConfig
 from driftline.detectors.digests import digests
 from driftline.detectors.features import make_features
 from driftline.detectors.registry import make
-from driftline.detectors.state import pack
+from driftline.detectors.state import pack, size_of
 from driftline.detectors.tscan import EmbeddingDrift
 from driftline.detectors.units import FirstSixteen
 from driftline.detectors.vector_means import VectorMeans
@@ -31,14 +31,15 @@ from driftline.streams.monitor import languages, query_types
 from driftline.streams.monitor.baselines import NEW_BASELINE, Baselines
 from driftline.streams.monitor.config import MonitorConfig
 from driftline.streams.monitor.dedup import RecentKeys
-from driftline.streams.monitor.drift_texts import RecentTexts, packed, quoted, unpacked, vectors
+from driftline.streams.monitor.drift_texts import RecentTexts, Waiting, quoted, vectors
 from driftline.streams.monitor.drift_topics import DriftTopics
-from driftline.streams.monitor.fold import Publisher, load_state
+from driftline.streams.monitor.fold import LEAST_KEYS, Publisher, load_state
 from driftline.streams.monitor.incidents import Incidents
+from driftline.streams.monitor.places import Places
 from driftline.streams.monitor.rollouts import Promotions, Unproven, left_traffic, not_before
-from driftline.streams.monitor.watch import Places, Stream, Streams, Transition, Units, Watch
+from driftline.streams.monitor.watch import Stream, Streams, Transition, Units, Watch
 
-VERSION = 4  # of the snapshot's layout
+VERSION = 5  # of the snapshot's layout
 RULE = "embedding_drift"
 WITNESS = "embedding_witness"
 PAIR = (RULE, WITNESS)  # two ways to see one thing: a stream has one alert, by whichever is first
@@ -69,11 +70,12 @@ class DriftFold:
         self._malformed: int = state.get("malformed", 0)
         self._vector_bytes: int = state.get("vector_bytes", 0)  # of this embedding model; 0: not known yet
         self._seen = RecentKeys(config.dedup, config.windows, state.get("seen"))
-        self._pending: list[Embedding] = unpacked(state.get("pending"))
+        self._pending = Waiting(state.get("pending"))
         self._recent = RecentTexts(state.get("recent"))
         self._streams = Streams(state.get("streams"))
         self._kind = watch
         self._watches = self._new_watches(state.get("watches", {}))
+        self._places.others = state.get("others", 0)
         self._means = self._new_means(state.get("means", {}))
         self._topics = DriftTopics(state.get("topics"))
         known = state.get("languages", {})
@@ -103,6 +105,8 @@ class DriftFold:
             "dedup_overflow": self._seen.overflow,
             "baselines_refused": self._baselines.refused,
             "streams_over_limit": sum(watch.over_limit for watch in self._watches.values()),
+            "state_full": sum(watch.no_room for watch in self._watches.values()),
+            "pending_overflow": self._pending.overflow,
             "sessions_forgotten": self._sessions.overflow,
             "sessions_cut_short": sum(means.cut_short for means in self._means.values()),
         }
@@ -128,10 +132,11 @@ class DriftFold:
                 "malformed": self._malformed,
                 "vector_bytes": self._vector_bytes,
                 "seen": self._seen.snapshot(),
-                "pending": packed(self._pending),
+                "pending": self._pending.snapshot(),
                 "recent": self._recent.snapshot(),
                 "streams": self._streams.snapshot(),
                 "watches": {name: watch.snapshot() for name, watch in self._watches.items()},
+                "others": self._places.others,
                 "topics": self._topics.snapshot(),
                 "means": {component: means.snapshot() for component, means in self._means.items()},
                 "languages": {component: first.snapshot() for component, first in self._languages.items()},
@@ -177,18 +182,19 @@ class DriftFold:
             return
         key = digests(f"{e.app}\x1f{e.key}" for e in embeddings)
         ts = np.array([e.ts for e in embeddings], np.int64)
-        self._pending += compress(embeddings, self._seen.new(key, ts).tolist())
+        for embedding in compress(embeddings, self._seen.new(key, ts).tolist()):
+            self._pending.add(embedding, self._watermark)
 
     def _take_baseline(self, event: BaselineSet) -> None:
         """The other detectors' are the other fold's."""
         if event.baseline.detector in DETECTORS:
             key = digests([f"B{event.app}\x1f{event.id}"])
-            if self._seen.new(key, np.array([event.ts])).all():
+            if self._seen.new(key, np.array([event.ts])).all() and self._pending.takes(len(self._waiting)):
                 self._waiting.append(event)
 
     def _take_release(self, event: Release) -> None:
         key = digests([f"R{event.app}\x1f{event.id}"])
-        if self._seen.new(key, np.array([event.ts])).all():
+        if self._seen.new(key, np.array([event.ts])).all() and self._pending.takes(len(self._coming)):
             self._coming.append(event)
 
     def _install(self, until: int, revision: int) -> list[Result]:
@@ -228,8 +234,7 @@ class DriftFold:
 
     def _tick(self, ts: int, revision: int) -> list[Result]:
         until = (ts - self._grace) // self._tick_us * self._tick_us
-        ready = sorted((e for e in self._pending if e.ts < until), key=lambda e: (e.ts, e.key))
-        self._pending = [e for e in self._pending if e.ts >= until]
+        ready = self._pending.take(until, ts)
         end = until // self._tick_us
         if self._next_tick is None:
             self._next_tick = ready[0].ts // self._tick_us if ready else end
@@ -250,12 +255,24 @@ class DriftFold:
             for name, watch in self._watches.items():
                 results += self._report(name, watch.advance(end - 1), revision)
             self._next_tick = end
+        self._keep_to_size()
         results += self._learned(revision)
         if until - self._reported >= self._config.evidence_s * MICROSECONDS:
             self._reported = until
             for name, watch in self._watches.items():
                 results += self._incidents.readings(_rule(name), watch.readings(), until, revision, detector=name)
         return results
+
+    def _keep_to_size(self) -> None:
+        """What is learned gives way first, then what is remembered."""
+        waiting = size_of([msgspec.to_builtins(each) for each in (*self._coming, *self._waiting)])
+        means = sum(means.nbytes for means in self._means.values())
+        self._places.others = (
+            self._pending.nbytes + self._recent.nbytes + waiting + means + self._sessions.nbytes + self._seen.nbytes
+        )
+        self._places.shed()
+        if (left := self._places.bytes_left) < 0:
+            self._seen.keep(max(LEAST_KEYS, (self._seen.nbytes + left) // 8))
 
     def _learned(self, revision: int) -> list[Result]:
         return [
@@ -301,6 +318,7 @@ class DriftFold:
         for reference in references:
             reference.close(self._sessions.open_from)
             reference.share(len(references))
+        self._watches[RULE].weigh()
         return results
 
     def _is_stable(self, embedding: Embedding) -> bool:
@@ -337,7 +355,7 @@ class DriftFold:
         return results
 
     def _new_watches(self, states: Mapping[str, Any]) -> dict[str, Watch]:
-        places = Places(self._detectors.budget)
+        places = self._places = Places(self._detectors.budget, self._config.limits.state_bytes)
         return {
             name: self._kind(make(name, self._detectors), self._streams, places, states.get(name)) for name in DETECTORS
         }

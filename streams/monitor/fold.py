@@ -10,7 +10,7 @@ import numpy as np
 
 from driftline.detectors.config import DetectorsConfig
 from driftline.detectors.digests import Digests, digests
-from driftline.detectors.state import pack, unpack
+from driftline.detectors.state import pack, size_of, unpack
 from driftline.schemas.codec import encode
 from driftline.schemas.errors import PermanentError
 from driftline.schemas.events import MICROSECONDS, BaselineSet, Event, Release, Score, Tick, Trace
@@ -48,8 +48,13 @@ from driftline.streams.pricing import Pricer
 Arrived: TypeAlias = Callable[[int, int, int, str], None]
 """(partition, events at home there, events of apps at home elsewhere, one of those apps or "")"""
 
-VERSION = 6  # of the snapshot's layout
+VERSION = 7  # of the snapshot's layout
+MOST_WAITING = 1_000  # releases, and baselines, that wait for their tick: up to an hour
+LEAST_KEYS = 100_000  # of events that are remembered, however full the state is
 CHUNK = 1_000  # events that become columns together: enough for arrays to pay, few enough to stay in the cache
+
+
+R = TypeVar("R", Release, BaselineSet)
 
 
 class MonitorFold:
@@ -79,6 +84,7 @@ class MonitorFold:
         self._undecodable: int = state.get("undecodable", 0)
         self._forwarded: int = state.get("forwarded", 0)
         self._adopted: int = state.get("adopted", 0)
+        self._not_waited: int = state.get("not_waited", 0)  # releases and baselines too many
         self._intake = Intake(topics, partition)
         self._partition, self._arrived = partition, arrived
         self._seen = RecentKeys(config.dedup, config.windows, state.get("seen"))
@@ -110,6 +116,7 @@ class MonitorFold:
             "series_overflow": self._traces.names.overflow + self._scores.names.overflow,
             "error_types_overflow": self._error_types.overflow,
             "windows_overflow": self._windows.overflow,
+            "pending_overflow": self._traces.overflow + self._scores.overflow + self._not_waited,
             **self._analysis.counters,
         }
 
@@ -132,6 +139,7 @@ class MonitorFold:
                 "undecodable": self._undecodable,
                 "forwarded": self._forwarded,
                 "adopted": self._adopted,
+                "not_waited": self._not_waited,
                 "seen": self._seen.snapshot(),
                 "left_out": self._left_out.snapshot(),
                 "windows": self._windows.snapshot(),
@@ -204,7 +212,7 @@ class MonitorFold:
             names, price = self._traces.names, self._pricer.costs_nanousd
             columns, tokens = trace_columns(traces, ts, key, names, self._error_types, price)
             self._windows.add_traces(columns, tokens)
-            self._traces.add(columns)
+            self._traces.add(columns, self._left_out.time.now)
 
     def _take_scores(self, scores: list[Score]) -> None:
         key, ts = digests(f"S{s.app}\x1f{s.id}" for s in scores), _times(scores)
@@ -213,17 +221,22 @@ class MonitorFold:
         if scores:
             columns = score_columns(scores, ts, key, self._scores.names)
             self._windows.add_scores(columns)
-            self._scores.add(columns)
+            self._scores.add(columns, self._left_out.time.now)
 
     def _take_releases(self, releases: list[Release]) -> None:
         key, ts = digests(f"R{r.app}\x1f{r.id}" for r in releases), _times(releases)
         new = compress(releases, self._seen.new(key, ts).tolist())
-        self._releases += [release for release in new if self._left_out.timely_release(release)]
+        self._wait(self._releases, [release for release in new if self._left_out.timely_release(release)])
 
     def _take_baselines(self, baselines: list[BaselineSet]) -> None:
         key, ts = digests(f"B{b.app}\x1f{b.id}" for b in baselines), _times(baselines)
         new = compress(baselines, self._seen.new(key, ts).tolist())
-        self._baselines += [baseline for baseline in new if self._left_out.timely_release(baseline)]
+        self._wait(self._baselines, [baseline for baseline in new if self._left_out.timely_release(baseline)])
+
+    def _wait(self, waiting: list[R], news: list[R]) -> None:
+        room = max(0, MOST_WAITING - len(waiting))
+        waiting += news[:room]
+        self._not_waited += max(0, len(news) - room)
 
     def _tick(self, ts: int, offset: int) -> list[Output]:
         if self._watermark is not None and ts <= self._watermark:
@@ -251,6 +264,11 @@ class MonitorFold:
         self._traces.forget_idle()
         self._scores.forget_idle()
         self._error_types.tick(ts)
+        waiting = size_of([msgspec.to_builtins(each) for each in (*self._releases, *self._baselines)])
+        others = self._traces.nbytes + self._scores.nbytes + waiting
+        left = self._analysis.keep_to_size(others + self._seen.nbytes)
+        if left < 0:
+            self._seen.keep(max(LEAST_KEYS, (self._seen.nbytes + left) // 8))
         return [self._publish(result) for result in results]
 
 

@@ -40,15 +40,18 @@ class Seasons:
     def __init__(self, detector: Detector[Any, Any]) -> None:
         self._detector = detector
         self._groups: dict[Group, _Learning] = {}
+        self.nbytes = 0  # of the snapshot, about
 
     def __len__(self) -> int:
         return len(self._groups)
 
     def begin(self, group: Group, baseline: Any, releases: list[str], first: int, last: int) -> None:
         """A learned baseline has come into force."""
+        self.end(group)
         season = self._detector.season(baseline)
         if season is not None:
             self._groups[group] = _Learning(season, 0, list(releases), first, last)
+            self.nbytes += season.nbytes
 
     def takes(self, group: Group, *, incident: bool) -> bool:
         """Whether the group's units belong to its hours, in an incident or out of one."""
@@ -56,13 +59,17 @@ class Seasons:
         return learning is not None and not (incident and learning.refits)
 
     def end(self, group: Group) -> None:
-        self._groups.pop(group, None)
+        learning = self._groups.pop(group, None)
+        if learning is not None:
+            self.nbytes -= learning.season.nbytes
 
     def learn(
         self, group: Group, releases: Iterable[str], value: Floats, session: NDArray[np.int64], tick: int
     ) -> None:
         learning = self._groups[group]
+        self.nbytes -= learning.season.nbytes
         learning.season.add(value, session, tick)
+        self.nbytes += learning.season.nbytes
         learning.releases += sorted(set(releases) - set(learning.releases))
         learning.last = tick
 
@@ -94,3 +101,4 @@ class Seasons:
             restored = self._detector.season(baselines[tuple(group)], season)
             assert restored is not None
             self._groups[tuple(group)] = _Learning(restored, refits, list(releases), first, last)
+            self.nbytes += restored.nbytes

@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 
 from driftline.detectors.base import Detector, Floats, Insufficient, Measurement, State, TickBatch
 from driftline.detectors.baselines import dump
-from driftline.detectors.config import BudgetConfig
+from driftline.detectors.state import size_of
+from driftline.streams.monitor.places import Places
 from driftline.streams.monitor.seasons import Seasons
 
 _MOST_REFERENCES = 4_000  # of a detector: four times what a partition's places hold by default, so that few ever wait
 _MOST_LEFT = 2_000  # releases that have just left traffic: three stopped canaries a second for ten minutes
-_GONE = 7  # times the idle time, then a baseline is given up for another's: weekends and holidays are shorter
+_MOST_RELEASES = 100  # named as where a reference came from
 
 
 class Stream(NamedTuple):
@@ -92,33 +93,6 @@ class Fit(NamedTuple):
     last_tick: int
 
 
-class Places:
-    """How many streams the watches of a partition may hold together: the false-alarm budget is divided among them."""
-
-    def __init__(self, budget: BudgetConfig) -> None:
-        self._limit = budget.streams
-        self._idle = budget.ticks(budget.idle_s)
-        self.used = 0
-
-    @property
-    def full(self) -> bool:
-        return self.used >= self._limit
-
-    def idle(self, seen: NDArray[np.int64], tick: int) -> NDArray[np.bool_]:
-        """Which streams, last seen at those ticks, have been silent for so long that they give their place away."""
-        idle: NDArray[np.bool_] = seen <= tick - self._idle
-        return idle
-
-    def idle_from(self, seen: int) -> int:
-        """The tick from which what was last seen then is idle."""
-        return seen + self._idle
-
-    def gone(self, seen: NDArray[np.int64], tick: int) -> NDArray[np.bool_]:
-        """Which have been silent for so long that not even their baseline stays, if others need the place."""
-        gone: NDArray[np.bool_] = seen <= tick - _GONE * self._idle
-        return gone
-
-
 class Watch:
     """All streams of one detector. They need a place each; when all are taken, a new stream gets that of the one that
     has been silent for the longest, if that is long enough, and is not watched otherwise. What learns is limited in the
@@ -151,11 +125,16 @@ class Watch:
         self._renewed: set[tuple[str, str]] = {tuple(k) for k in state.get("renewed", [])}
         self._left: dict[tuple[str, str], int] = {tuple(k): until for k, until in state.get("left", [])}
         self._full_until = 0  # the tick before which no reference gives its place away, as far as is known
+        self._reference_bytes = {group: reference.nbytes for group, reference in self._references.items()}
+        self._learning_bytes = sum(self._reference_bytes.values())
+        self._held: int | None = None  # bytes of slots and baselines; None: to be computed anew
+        self._baseline_bytes: dict[str, int] = {}  # by id
         self._fits: list[Fit] = []
         self._alarms: set[int] = set(state.get("alarms", []))
         self._touched: set[int] = set(state.get("touched", []))
         self._last_tick: int = state.get("last_tick", -1)
         self.over_limit: int = state.get("over_limit", 0)
+        self.no_room: int = state.get("no_room", 0)  # of these, while the state was as good as full
         self._seen = np.array(state.get("seen", []), np.int64)  # slot -> tick of its last units
         places.used += len(self._opened)
         for slot, number in enumerate(self._opened):
@@ -164,6 +143,36 @@ class Watch:
         if "detector" in state:
             self.detector.restore(state["detector"])
             self._seasons.restore(state["seasons"], {k: detector.baseline(slot) for k, slot in self._baselines.items()})
+        places.join(self)
+
+    @property
+    def nbytes(self) -> int:
+        """Of the snapshot, about; a function of the state alone."""
+        if self._held is None:
+            in_force = [self.detector.baseline(slot) for slot in range(len(self._opened))]
+            known = {baseline.id: baseline for baseline in (*in_force, *self._given.values())}
+            self._baseline_bytes = {id_: self._size_of(baseline) for id_, baseline in known.items()}
+            slots = sum(map(self.detector.slot_bytes, in_force))
+            self._held = slots + sum(self._baseline_bytes.values())
+        return self._held + self._learning_bytes + self._seasons.nbytes
+
+    def _size_of(self, baseline: Any) -> int:
+        known = self._baseline_bytes.get(baseline.id)
+        return size_of(msgspec.structs.asdict(baseline)) if known is None else known
+
+    def latest(self) -> tuple[int, tuple[str, str]] | None:
+        """The reference that began last, and when."""
+        return max(((self._sources[group].first, group) for group in self._references), default=None)
+
+    def give_up(self, group: tuple[str, str]) -> None:
+        """A reference that there is no room for."""
+        self._unlearn(group)
+        self._refuse()
+
+    def _refuse(self) -> None:
+        """There is no place, or no room in the state."""
+        self.over_limit += 1
+        self.no_room += self._places.bytes_left < self._places.margin
 
     def snapshot(self) -> State:
         return {
@@ -184,6 +193,7 @@ class Watch:
             "seen": self._seen.copy(),
             "last_tick": self._last_tick,
             "over_limit": self.over_limit,
+            "no_room": self.no_room,
             "detector": self.detector.snapshot(),
             "seasons": self._seasons.snapshot(),
         }
@@ -248,17 +258,24 @@ class Watch:
         return slots
 
     def _open(self, number: int, baseline: Any, tick: int) -> None:
-        if not self._places.full:
+        if not self._places.full and self._places.bytes_left >= self._cost(baseline):
+            self._held = None
             self._places.used += 1
             self._slot_of[number] = self.detector.open(baseline)
             self._opened.append(number)
             self._seen = np.append(self._seen, tick)
         elif (slot := self._idle_slot(self._streams.names[number].group, tick)) is not None:
+            self._held = None
             self._slot_of[self._opened[slot]] = -1
             self._slot_of[number] = self.detector.open(baseline, slot)
             self._opened[slot], self._seen[slot] = number, tick
         else:
-            self.over_limit += 1
+            self._refuse()
+
+    def _cost(self, baseline: Any) -> int:
+        """Bytes of one more stream that is held against it."""
+        known = baseline.id in self._baseline_bytes
+        return self.detector.slot_bytes(baseline) + (0 if known else self._size_of(baseline))
 
     def _idle_slot(self, group: tuple[str, str], tick: int) -> int | None:
         """For a stream of that group: that of the one that has been silent for the longest, if that is long enough."""
@@ -298,6 +315,7 @@ class Watch:
             group = self._streams.names[number].group
             self._baselines[group] = slot
             self._given.pop(group, None)
+            self._held = None
 
     def _learn(self, numbers: NDArray[np.int64], value: Floats, session: NDArray[np.int64], tick: int) -> None:
         for number in np.unique(numbers).tolist():
@@ -307,27 +325,38 @@ class Watch:
             reference = self._references.get(stream.group)
             if reference is None:
                 if not self._may_learn(tick):
-                    self.over_limit += 1
+                    self._refuse()
                     continue
                 reference = self._references[stream.group] = self.detector.reference()
                 self._sources[stream.group] = _Source(tick, tick, [])
             mine = numbers == number
             reference.add(value[mine], session[mine])
+            self._weigh(stream.group, reference.nbytes)
             self._sources[stream.group].note(stream.release, tick)
             self._settle(number, reference)
 
+    def _weigh(self, group: tuple[str, str], nbytes: int) -> None:
+        self._learning_bytes += nbytes - self._reference_bytes.get(group, 0)
+        self._reference_bytes[group] = nbytes
+
+    def _has_room(self) -> bool:
+        """For one more reference, as large as the others."""
+        if len(self._references) >= _MOST_REFERENCES:
+            return False
+        return self._places.bytes_left > max(self._reference_bytes.values(), default=0)
+
     def _may_learn(self, tick: int) -> bool:
         """Whether there is room for one more reference; made by forgetting an idle one, if there is none."""
-        if len(self._references) < _MOST_REFERENCES:
+        if self._has_room():
             return True
-        if tick < self._full_until:
+        if tick < self._full_until or not self._references:
             return False
         group = min(self._references, key=lambda group: (self._sources[group].last, group))
         self._full_until = self._places.idle_from(self._sources[group].last)
         if tick < self._full_until:
             return False
         self._unlearn(group)
-        return True
+        return self._has_room()
 
     def _learn_hours(self, units: Units, chosen: NDArray[np.bool_], tick: int) -> None:
         """From what is scored."""
@@ -342,6 +371,10 @@ class Watch:
         for group in self._seasons.due():
             if group not in sick:
                 refit = self._seasons.refit(group, self.baseline(*group))
+                if self._places.bytes_left < self._size_of(refit.baseline):
+                    self._seasons.end(group)
+                    self._refuse()
+                    continue
                 self._replace(group, refit.baseline)
                 self._fits.append(Fit(*group, refit.baseline, refit.releases, refit.first_tick, refit.last_tick))
 
@@ -363,7 +396,8 @@ class Watch:
             self._unlearn(group)
         if group in self._baselines:
             self._fits.append(fit)
-            self._seasons.begin(group, fit.baseline, fit.releases, fit.first_tick, fit.last_tick)
+            if self._places.bytes_left > 0:
+                self._seasons.begin(group, fit.baseline, fit.releases, fit.first_tick, fit.last_tick)
 
     def _with_hours_of_before(self, group: tuple[str, str], fit: Fit) -> Fit:
         """Users keep their habits when a release replaces another; what is measured otherwise is another thing."""
@@ -378,6 +412,7 @@ class Watch:
 
     def _unlearn(self, group: tuple[str, str]) -> None:
         self._references.pop(group, None)
+        self._learning_bytes -= self._reference_bytes.pop(group, 0)
         self._sources.pop(group, None)
         self._insufficient.pop(group, None)
 
@@ -410,6 +445,7 @@ class Watch:
 
     def _replace(self, group: tuple[str, str], baseline: Any) -> list[int]:
         """The group's slots, which start afresh."""
+        self._held = None
         slots = [slot for slot, number in enumerate(self._opened) if self._streams.names[number].group == group]
         for slot in slots:
             self.detector.open(baseline, slot)
@@ -430,6 +466,7 @@ class Watch:
         self._unlearn(group)
         self._relearning.pop(group, None)
         self._given.pop(group, None)
+        self._held = None
         self._seasons.end(group)
         if group not in self._baselines:
             return []
@@ -521,8 +558,12 @@ class Watch:
         return self._streams.number(*stream) in self._alarms
 
     def references(self) -> Sequence[Any]:
-        """The references that are still learning."""
+        """The references that are still learning. Call `weigh` if their sizes change."""
         return list(self._references.values())
+
+    def weigh(self) -> None:
+        for group, reference in self._references.items():
+            self._weigh(group, reference.nbytes)
 
 
 @dataclass
@@ -535,7 +576,7 @@ class _Source:
 
     def note(self, release: str, tick: int) -> None:
         self.last = tick
-        if release not in self.releases:
+        if release not in self.releases and len(self.releases) < _MOST_RELEASES:
             self.releases.append(release)
 
 

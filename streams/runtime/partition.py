@@ -274,6 +274,14 @@ class Partition:
         new = {reason: n - self._counted.get(reason, 0) for reason, n in counters.items()}
         # A fold that forgets an app may forget what it counted of it: below zero is no event that came back.
         metrics.dropped(self.name, {reason: n for reason, n in new.items() if n > 0})
+        if new.get("state_full", 0) > 0:
+            self._around.tell(
+                f"full.{self.name}.{self.number}",
+                f"{self.name} has no room in its state of {self.topic}[{self.number}] for all that wants to learn or "
+                "be watched: what it has goes on, and what is new waits",
+                "give the topic more partitions, or lower what is kept for each app (`driftline_state_bytes`, "
+                "`driftline_dropped`, reason `state_full`). This is said for an hour",
+            )
         metrics.delayed(self.name, self.topic, sent_at(records[0].timestamp), self._around.clock.now())
         self._counted = counters
 

@@ -65,7 +65,7 @@ def test_the_covariance_is_that_of_whole_sessions() -> None:
     mu = phi.mean(0)
     sums = (phi - mu).reshape(-1, 4, D).sum(1)
     assert baseline.mu == pytest.approx(mu, abs=1e-12)
-    assert baseline.spectrum == pytest.approx(np.linalg.eigvalsh(sums.T @ sums / len(phi))[::-1], abs=1e-12)
+    assert baseline.spectrum == pytest.approx(np.linalg.eigvalsh(sums.T @ sums / len(phi))[::-1], rel=1e-5)
     assert baseline.events_per_unit == 4
 
 
@@ -226,7 +226,7 @@ def test_without_sessions_blocks_stand_for_them(n: int, spectrum_factor: float |
         expected = np.linalg.eigvalsh(long_run) * spectrum_factor
     else:
         expected = np.maximum(values, np.einsum("di,de,ei->i", vectors, long_run, vectors))
-    assert baseline.spectrum == pytest.approx(np.sort(expected)[::-1], rel=1e-9)
+    assert baseline.spectrum == pytest.approx(np.sort(expected)[::-1], rel=1e-5)
 
 
 def test_refusals_say_what_is_missing() -> None:

@@ -19,8 +19,9 @@ from driftline.streams.monitor.canaries import Canaries
 from driftline.streams.monitor.columns import NO_SCORES, NO_TRACES
 from driftline.streams.monitor.config import LimitsConfig, MonitorConfig, WindowConfig
 from driftline.streams.monitor.fold import MonitorFold
+from driftline.streams.monitor.places import Places
 from driftline.streams.monitor.rollouts import Unproven
-from driftline.streams.monitor.watch import Places, Streams, Units, Watch
+from driftline.streams.monitor.watch import Streams, Units, Watch
 from driftline.streams.pricing import Pricer
 from tests.streams.monitor.log import START, TOPICS, FakeRecord, results_of, traffic
 

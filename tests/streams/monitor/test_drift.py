@@ -63,6 +63,8 @@ async def test_repeats_are_left_out_and_counted(topics: Topics) -> None:
         "dedup_overflow": 0,
         "baselines_refused": 0,
         "streams_over_limit": 0,
+        "state_full": 0,
+        "pending_overflow": 0,
         "sessions_forgotten": 0,
         "sessions_cut_short": 0,
     }

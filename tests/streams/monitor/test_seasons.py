@@ -6,7 +6,8 @@ from driftline.detectors.config import BudgetConfig, DetectorsConfig, PitConfig
 from driftline.detectors.registry import make
 from driftline.detectors.seasons import DAY, NO_HOURS
 from driftline.detectors.state import pack, unpack
-from driftline.streams.monitor.watch import Places, Streams, Units, Watch
+from driftline.streams.monitor.places import Places
+from driftline.streams.monitor.watch import Streams, Units, Watch
 
 HOUR = 6  # ticks
 CONFIG = DetectorsConfig(budget=BudgetConfig(tick_s=600, streams=10), scalar_drift=PitConfig(min_units=500))

@@ -5,7 +5,8 @@ import numpy as np
 from driftline.detectors.config import BudgetConfig, DetectorsConfig
 from driftline.detectors.registry import make
 from driftline.detectors.state import pack, unpack
-from driftline.streams.monitor.watch import Places, Streams, Units, Watch
+from driftline.streams.monitor.places import Places
+from driftline.streams.monitor.watch import Streams, Units, Watch
 
 CONFIG = DetectorsConfig(budget=BudgetConfig(streams=3, idle_s=100))
 

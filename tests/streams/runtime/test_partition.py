@@ -82,11 +82,13 @@ class Bench:
         self.broker_gone = False
         self.fold = fold or Numbers()
         self.revoked = False
+        self.told: list[str] = []
         config = KafkaConfig(checkpoint_s=2, checkpoint_records=checkpoint_records)
         largest = {topic.name: topic.max_message_bytes for topic in TOPICS.all()}
         around = Surroundings(
-            config, TOPICS, self.clock, self._send, lambda partition: not self.revoked, self._hook, largest
-        )
+            config, TOPICS, self.clock, self._send, lambda partition: not self.revoked, self._hook, largest,
+            lambda key, what, do: self.told.append(f"{key}: {what}"),
+        )  # fmt: skip
         self.partition = Partition("src", 3, epoch, "monitor", self.fold, states.State(9, {}, b""), around)
 
     async def _send(self, outputs: Sequence[Output], partition: int) -> list[Ack]:
@@ -334,3 +336,15 @@ async def test_a_result_too_large_for_its_topic_is_cut_and_published() -> None:
     alert = next(output for output in bench.sent if output.topic == TOPICS.alerts)
     assert len(alert.value) < 5_000
     assert b"2,097,152 characters" in alert.value
+
+
+async def test_a_full_state_is_told() -> None:
+    bench = Bench()
+    bench.fold.counters["state_full"] = 0
+    await bench.take(10)
+    assert bench.told == []
+    bench.fold.counters["state_full"] = 3
+    await bench.take(11)
+    await bench.take(12)
+    [told] = bench.told
+    assert told.startswith("full.monitor.3: monitor has no room in its state of src[3]")

@@ -125,9 +125,10 @@ class Analysis:
         """What rules make of the windows that a tick has closed or corrected, after `advance` took its events."""
         return list(self._board.close(windows, closing, revision))
 
-    def keep_to_size(self, others: int) -> int:
+    def keep_to_size(self, others: int, until: int) -> int:
         """To be called after each tick. others: bytes of the rest of the state. What is learned gives way first, then
         what is remembered of canaries. Returns the bytes that are left; below zero the rest has to become smaller."""
+        self._streams.tick(until, lambda: set().union(*(watch.held() for watch in self._watches.values())))
         places, canaries = self._places, self._canaries
         sessions = self._first.nbytes + self._means.nbytes + self._contributors.nbytes
         places.others = others + sessions + canaries.nbytes
@@ -183,7 +184,7 @@ class Analysis:
             results += self._new_codes.step(its_traces, trace_names, self._knows_error, now, revision)
             its_stream, of_judge = score_stream[score_part or _NONE], is_golden[score_part or _NONE]
             if of_judge.any():
-                units = self._golden.units(rows(its_scores, of_judge), its_stream[of_judge])
+                units = self._golden.units(rows(its_scores, of_judge), its_stream[of_judge], self._streams.names)
                 results += self._report(golden.RULE, self._watches[golden.RULE].step(units, tick), revision)
                 its_scores, its_stream = rows(its_scores, ~of_judge), its_stream[~of_judge]
             results += self._scores(tick, now, its_scores, its_stream, revision)

@@ -255,6 +255,7 @@ class DriftFold:
             for name, watch in self._watches.items():
                 results += self._report(name, watch.advance(end - 1), revision)
             self._next_tick = end
+        self._streams.tick(until, lambda: set().union(*(watch.held() for watch in self._watches.values())))
         self._keep_to_size()
         results += self._learned(revision)
         if until - self._reported >= self._config.evidence_s * MICROSECONDS:

@@ -266,7 +266,7 @@ class MonitorFold:
         self._error_types.tick(ts)
         waiting = size_of([msgspec.to_builtins(each) for each in (*self._releases, *self._baselines)])
         others = self._traces.nbytes + self._scores.nbytes + waiting
-        left = self._analysis.keep_to_size(others + self._seen.nbytes)
+        left = self._analysis.keep_to_size(others + self._seen.nbytes, until)
         if left < 0:
             self._seen.keep(max(LEAST_KEYS, (self._seen.nbytes + left) // 8))
         return [self._publish(result) for result in results]

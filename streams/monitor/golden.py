@@ -5,19 +5,21 @@ its own first score, for its order in the set and its difficulty would hide the 
 the judge that moves: alarms of quality on its scores are not told.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from driftline.detectors.base import State
-from driftline.detectors.digests import MISSING, NONE, DigestTable, firsts
+from driftline.detectors.digests import MISSING, NONE, DigestTable, digests, firsts
 from driftline.streams.monitor.columns import Integers, Scores
-from driftline.streams.monitor.watch import Units
+from driftline.streams.monitor.watch import Stream, Units
 
 RULE = "judge_drift"
 SUPPRESSES = ("quality", "quality_pit")
 SUPPRESSED = "Not told: the judge has changed (judge_drift is firing)."
 MAX_ANSWERS = 10_000  # of a partition; 16 bytes each
 _UNIT = 2.0**31  # steps in a score of 1: the largest scores, 1e9, fit
-_APART = np.uint64(0x9E3779B97F4A7C15)  # times a stream's number: equal answers of different scores are different
+_APART = np.uint64(0x9E3779B97F4A7C15)  # times a stream's digest: equal answers of different scores are different
 
 
 class Golden:
@@ -27,11 +29,13 @@ class Golden:
     def snapshot(self) -> State:
         return {"first": self._first.snapshot()}
 
-    def units(self, scores: Scores, stream: Integers) -> Units:
-        """Differences to the first scores. Scores without a conversation are of no known answer."""
+    def units(self, scores: Scores, stream: Integers, names: Sequence[Stream]) -> Units:
+        """Differences to the first scores. Scores without a conversation are of no known answer. names: of streams, by
+        their numbers, which are given to others after a silent day."""
         named = scores.session != NONE
         stream = stream[named]
-        keys = scores.session[named] + stream.astype(np.uint64) * _APART
+        apart = digests("\x1f".join(names[number]) for number in stream.tolist())
+        keys = scores.session[named] + apart * _APART
         value = np.rint(scores.value[named] * _UNIT).astype(np.int64)
         new = (self._first.get(keys) == MISSING) & firsts(keys)
         if new.any() and len(self._first) + int(new.sum()) <= MAX_ANSWERS:

@@ -14,6 +14,7 @@ from driftline.streams.monitor import alerts
 from driftline.streams.monitor.scalars import published
 from driftline.streams.monitor.watch import Reading, Stream, Transition
 
+_MOST_COUNTED = 5_000  # streams whose episodes are numbered 1, 2, 3, …: five times what is watched at once
 _NOTHING = Measurement(threshold=0.0, guarantee="none")
 
 
@@ -85,7 +86,7 @@ class Incidents:
         by = detector or rule
         evidence = self._evidence("change", by, stream, at, revision, state, measurement, baseline_id, since)
         if episode is None:
-            episode = self._episodes[key] = self._episodes.get(key, 0) + 1
+            episode = self._next_episode(key, at)
         told, of = published(rule, stream)
         alert = self._open[key] = alerts.firing(
             rule=told,
@@ -100,6 +101,13 @@ class Incidents:
             evidence_id=evidence.id,
         )
         return [evidence, alert]
+
+    def _next_episode(self, key: tuple[str, ...], at: int) -> int:
+        """Never the number of an earlier one: of streams above what is counted, the second in which it begins."""
+        if key not in self._episodes and len(self._episodes) >= _MOST_COUNTED:
+            return at // MICROSECONDS
+        self._episodes[key] = self._episodes.get(key, 0) + 1
+        return self._episodes[key]
 
     def resolve(
         self,

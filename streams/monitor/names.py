@@ -21,6 +21,7 @@ from driftline.streams.monitor.config import LimitsConfig
 OTHER = "(other)"
 _SWEEP_US = 3600 * MICROSECONDS  # how often idle names are looked for
 _DEFAULTS = LimitsConfig()
+_OWN = 2  # of an app that are known apart although others have filled what all share: the pool is that much larger
 _MANY = 10_000  # names without a place that are remembered, so that they are not looked at again
 
 
@@ -94,6 +95,7 @@ class Names(dict[tuple[str, ...], int], Generic[S]):
     def _open(self) -> None:
         self.clear()
         self.names, self._last, self._others = [], [], set()
+        self._of_app: Counter[str] = Counter()  # how many series each has
         self._parts: Counter[tuple[str, int]] = Counter()  # (app, part) -> how many different ones
         self._known: set[tuple[object, ...]] = set()  # (app,), and (app, part, names)
 
@@ -118,13 +120,14 @@ class Names(dict[tuple[str, ...], int], Generic[S]):
             room = (app, number, part) in self._known or self._parts[app, number] < most
             parts += part if room else (OTHER,) * len(part)
         admitted = self._kind(app, *parts)
-        if admitted in self or len(self.names) < limits.series:
+        if admitted in self or len(self.names) < limits.series or self._of_app[app] < _OWN:
             return admitted
         return self._kind(app, *(OTHER,) * (len(series) - 1))
 
     def _add(self, series: S, last: int) -> int:
         number = self[series] = len(self.names)
         self.names.append(series)
+        self._of_app[series.app] += 1
         self._last.append(last)
         if OTHER in series:
             self._others.add(number)
@@ -217,7 +220,8 @@ class ErrorTypes:
             return error_type
         types = self._last.get(app, {})
         if error_type not in types:
-            if len(types) >= self._limits.error_types or self._size >= self._limits.series:
+            shared = self._size < self._limits.series or len(types) < _OWN
+            if len(types) >= self._limits.error_types or not shared:
                 self.overflow += 1
                 return OTHER
             self._last.setdefault(app, types)

@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 from driftline.detectors.base import Detector, Floats, Insufficient, Measurement, State, TickBatch
 from driftline.detectors.baselines import dump
 from driftline.detectors.state import size_of
+from driftline.schemas.events import MICROSECONDS
 from driftline.streams.monitor.places import Places
 from driftline.streams.monitor.seasons import Seasons
 
 _MOST_REFERENCES = 4_000  # of a detector: four times what a partition's places hold by default, so that few ever wait
+_DAY_US = 86_400 * MICROSECONDS
 _MOST_LEFT = 2_000  # releases that have just left traffic: three stopped canaries a second for ten minutes
 _MOST_RELEASES = 100  # named as where a reference came from
 
@@ -34,23 +36,54 @@ class Stream(NamedTuple):
         return self.app, self.component
 
 
+def _numbers(state: NDArray[np.int64] | None) -> list[int]:
+    return [] if state is None else state.tolist()
+
+
 class Streams:
-    """Every stream's number, in order of appearance."""
+    """Every stream's number, in order of appearance. Numbers of streams that were not asked for in a whole day are
+    given to others."""
 
     def __init__(self, state: State | None = None) -> None:
-        self._numbers: dict[Stream, int] = {Stream(*s): i for i, s in enumerate((state or {}).get("streams", []))}
-        self.names: list[Stream] = list(self._numbers)
+        state = state or {}
+        self.names: list[Stream] = [Stream(*stream) for stream in state.get("streams", [])]
+        self._free: list[int] = list(state.get("free", []))  # the last one is next
+        self._used: set[int] = set(_numbers(state.get("used")))  # in this day
+        self._used_before: set[int] = set(_numbers(state.get("used_before")))
+        self._day: int = state.get("day", 0)
+        free = set(self._free)
+        self._numbers: dict[Stream, int] = {s: i for i, s in enumerate(self.names) if i not in free}
 
     def number(self, app: str, release: str, component: str = "") -> int:
         stream = Stream(app, release, component)
         number = self._numbers.get(stream)
         if number is None:
-            number = self._numbers[stream] = len(self.names)
-            self.names.append(stream)
+            number = self._numbers[stream] = self._free.pop() if self._free else len(self.names)
+            self.names[number : number + 1] = [stream]
+        self._used.add(number)
         return number
 
+    def tick(self, now: int, held: Callable[[], set[int]]) -> None:
+        """held: the streams that have something to them although they are silent."""
+        day = now // _DAY_US
+        if day == self._day:
+            return
+        self._day = day
+        freed = set(self._numbers.values()) - self._used - self._used_before - held()
+        self._free += sorted(freed, reverse=True)
+        for number in freed:
+            del self._numbers[self.names[number]]
+            self.names[number] = Stream("", "", "")
+        self._used, self._used_before = set(), self._used
+
     def snapshot(self) -> State:
-        return {"streams": [list(stream) for stream in self.names]}
+        return {
+            "streams": [list(stream) for stream in self.names],
+            "free": self._free,
+            "used": np.array(sorted(self._used), np.int64),
+            "used_before": np.array(sorted(self._used_before), np.int64),
+            "day": self._day,
+        }
 
 
 @dataclass(frozen=True)
@@ -556,6 +589,10 @@ class Watch:
 
     def in_alarm(self, stream: Stream) -> bool:
         return self._streams.number(*stream) in self._alarms
+
+    def held(self) -> set[int]:
+        """The numbers of streams that have a slot, or are to be told of."""
+        return {*self._opened, *self._alarms, *self._touched}
 
     def references(self) -> Sequence[Any]:
         """The references that are still learning. Call `weigh` if their sizes change."""

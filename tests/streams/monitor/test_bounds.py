@@ -8,20 +8,24 @@ import numpy as np
 import pytest
 
 from benchmarks.harness.hostile import Hostile
+from driftline.detectors.base import Measurement
 from driftline.detectors.config import BudgetConfig, CanaryConfig, DetectorsConfig
 from driftline.detectors.registry import make
 from driftline.detectors.state import pack, unpack
 from driftline.schemas.codec import encode_event
 from driftline.schemas.events import MICROSECONDS, Release, Tick
-from driftline.schemas.results import Result
+from driftline.schemas.results import Alert, Result
+from driftline.streams.monitor import incidents as incidents_module
 from driftline.streams.monitor import watch as watch_module
+from driftline.streams.monitor.alerts import Wording
 from driftline.streams.monitor.canaries import Canaries
 from driftline.streams.monitor.columns import NO_SCORES, NO_TRACES
 from driftline.streams.monitor.config import LimitsConfig, MonitorConfig, WindowConfig
 from driftline.streams.monitor.fold import MonitorFold
+from driftline.streams.monitor.incidents import Incidents
 from driftline.streams.monitor.places import Places
 from driftline.streams.monitor.rollouts import Unproven
-from driftline.streams.monitor.watch import Streams, Units, Watch
+from driftline.streams.monitor.watch import Stream, Streams, Units, Watch
 from driftline.streams.pricing import Pricer
 from tests.streams.monitor.log import START, TOPICS, FakeRecord, results_of, traffic
 
@@ -191,3 +195,40 @@ async def test_strangers_cost_a_constant_and_change_no_good_apps_results() -> No
     assert sizes["unproven"] <= LIMITS.series
     assert sizes["streams"] <= 8 * LIMITS.series
     assert max(sizes[name] for name in among.fold.watches) <= 3 * LIMITS.series
+
+
+DAY = 86_400 * MICROSECONDS
+
+
+def test_numbers_of_streams_that_are_silent_for_a_day_are_given_to_others() -> None:
+    streams = Streams()
+    held: set[int] = set()
+    for day in range(50):
+        streams.tick(START + day * DAY, held.copy)
+        for app in ("good", *(f"{day} {i}" for i in range(20))):
+            streams.number(app, "v1")
+        if day == 3:
+            held |= {streams.number("3 7", "v1")}
+        if day % 7 == 0:
+            streams = Streams(unpack(pack(streams.snapshot())))
+    assert len(streams.names) <= 3 * 21 + 1
+    assert streams.number("good", "v1") == 0
+    assert {streams.number("3 7", "v1")} == held
+    assert len({streams.number(f"49 {i}", "v1") for i in range(20)}) == 20
+
+
+def test_episodes_of_streams_above_what_is_counted_have_numbers_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(incidents_module, "_MOST_COUNTED", 2)
+    incidents = Incidents(BUDGET.budget)
+
+    def fire(app: str, at: int) -> int:
+        measurement, wording = Measurement(threshold=0, guarantee="none"), Wording("info", "s", "d", "a", "f")
+        stream = Stream(app, "v1", "")
+        *_, alert = incidents.fire("error_rate", stream, at, at, 0, measurement, "", wording, [])
+        incidents.resolve("error_rate", stream, at + MICROSECONDS, 0, measurement, "", "over")
+        assert isinstance(alert, Alert)
+        return alert.episode
+
+    assert [fire(app, START) for app in "abcd"] == [1, 1, START // MICROSECONDS, START // MICROSECONDS]
+    assert [fire(app, START + MICROSECONDS) for app in "ac"] == [2, START // MICROSECONDS + 1]
+    assert len(incidents.snapshot()["episodes"]) == 2

@@ -14,6 +14,7 @@ from driftline.streams.monitor.columns import NO_SCORES, Scores
 from driftline.streams.monitor.config import MonitorConfig
 from driftline.streams.monitor.fold import MonitorFold
 from driftline.streams.monitor.golden import MAX_ANSWERS, Golden
+from driftline.streams.monitor.watch import Stream
 from driftline.streams.pricing import Pricer
 from tests.streams.monitor.log import START, Log, run_log
 
@@ -23,6 +24,9 @@ CONFIG = DetectorsConfig(
 )
 
 
+NAMES = [Stream("bot", "golden", f"score {number}") for number in range(10)]
+
+
 def scored(names: list[str], values: list[float]) -> Scores:
     return NO_SCORES._replace(session=digests(names), value=np.array(values))
 
@@ -30,11 +34,11 @@ def scored(names: list[str], values: list[float]) -> Scores:
 def test_each_answer_is_compared_with_its_own_first_score() -> None:
     golden = Golden()
     streams = np.zeros(4, np.int64)
-    first = golden.units(scored(["a", "b", "", "a"], [0.25, 0.9, 0.5, 0.5]), streams)
+    first = golden.units(scored(["a", "b", "", "a"], [0.25, 0.9, 0.5, 0.5]), streams, NAMES)
     assert first.value.tolist() == [0.25]  # of the second score of a; an answer without a name is left out
-    again = Golden(golden.snapshot()).units(scored(["b", "a", "c", "b"], [0.9, 0.125, 1.0, 0.9]), streams)
+    again = Golden(golden.snapshot()).units(scored(["b", "a", "c", "b"], [0.9, 0.125, 1.0, 0.9]), streams, NAMES)
     assert again.value.tolist() == [0.0, -0.125, 0.0]
-    other = golden.units(scored(["a"], [0.75]), streams[:1] + 1)
+    other = golden.units(scored(["a"], [0.75]), streams[:1] + 1, NAMES)
     assert len(other.value) == 0  # another score's
 
 
@@ -43,9 +47,9 @@ def test_more_answers_than_are_remembered_are_left_out() -> None:
     names = [f"answer {i}" for i in range(MAX_ANSWERS + 1)]
     streams = np.zeros(len(names), np.int64)
     values = [0.5] * len(names)
-    golden.units(scored(names[:-1], values[:-1]), streams[:-1])
-    golden.units(scored(names[-1:], values[-1:]), streams[-1:])
-    assert len(golden.units(scored(names, values), streams).value) == MAX_ANSWERS
+    golden.units(scored(names[:-1], values[:-1]), streams[:-1], NAMES)
+    golden.units(scored(names[-1:], values[-1:]), streams[-1:], NAMES)
+    assert len(golden.units(scored(names, values), streams, NAMES).value) == MAX_ANSWERS
 
 
 def score(at: float, value: float, conversation: str, release: str) -> Score:

@@ -171,3 +171,14 @@ async def test_too_many_windows_are_one_of_each_app_and_time(monkeypatch: pytest
     }  # fmt: skip
     assert monitor.counters["windows_overflow"] == 7
     assert [w.latency_ms.count for w in windows if w.latency_ms] == [w.requests for w in windows]
+
+
+def test_an_app_keeps_names_of_its_own_though_a_stranger_fills_what_all_share() -> None:
+    limits = LimitsConfig(apps=3, releases=50, models=50, error_types=50, series=8)
+    names, errors = Names(TraceSeries, limits), ErrorTypes(limits)
+    named(names, *(series(app="stranger", release=f"v{i}") for i in range(40)))
+    assert [s.release for s in named(names, *(series(release=f"v{i}") for i in range(4)))] == ["v0", "v1", OTHER, OTHER]
+    assert named(names, series(app="stranger", release="w"))[0].release == OTHER
+    told = [errors.known(app, f"{app} {i}") for app in ("stranger", "bot") for i in range(20)]
+    assert [name for name in told if name.startswith("bot")] == ["bot 0", "bot 1"]
+    assert len(names.names) <= 8 + 3 * 3

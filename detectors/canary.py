@@ -237,13 +237,16 @@ class Canary:
     @property
     def nbytes(self) -> int:
         """Of the snapshot, about."""
-        parts = (self._split, *self._rates.values(), *self._ranks.values(), *self._units.values(), self._first_bad)
-        return 24 * len(self._arms) + sum(part.nbytes for part in parts) + 3_000
+        counts: tuple[SplitProcess | RateProcess, ...] = (self._split, *self._rates.values())
+        units = self._first_bad.nbytes + sum(each.nbytes for each in self._units.values())
+        ranks = sum(each.nbytes for each in self._ranks.values())
+        return 24 * len(self._arms) + units + ranks + sum(each.nbytes for each in counts) + 3_000
 
     def forget_half(self) -> None:
         """Of the units, those without an event for longest, before their time: they count anew if they come back."""
         self._forget_arms(max(1, len(self._arms) - 1))
-        for units in (self._first_bad, *self._units.values()):
+        self._first_bad.forget_half()
+        for units in self._units.values():
             units.forget_half()
 
     def verdict(self, *, canary_breaker_open: bool = False, stable_incident: bool = False) -> CanaryVerdict:

@@ -39,7 +39,8 @@ class VectorMeans:
     @property
     def nbytes(self) -> int:
         """Of the snapshot, about."""
-        return len(self._numbers) * (4 * self._sums.shape[1] + 32)
+        size: int = 4 * self._sums.shape[1] + 32
+        return len(self._numbers) * size
 
     def step(
         self,

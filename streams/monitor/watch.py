@@ -187,7 +187,8 @@ class Watch:
             self._baseline_bytes = {id_: self._size_of(baseline) for id_, baseline in known.items()}
             slots = sum(map(self.detector.slot_bytes, in_force))
             self._held = slots + sum(self._baseline_bytes.values())
-        return self._held + self._learning_bytes + self._seasons.nbytes
+        held: int = self._held + self._learning_bytes + self._seasons.nbytes
+        return held
 
     def _size_of(self, baseline: Any) -> int:
         known = self._baseline_bytes.get(baseline.id)

@@ -119,7 +119,7 @@ def arms(n: int, first: int, share: float = 0.5) -> ArmBatch:
         unit=[f"user-{first + i}" * 20 for i in range(n)],
         canary=np.arange(n) % 2 == 0,
         share=np.linspace(share, share + 0.2, n),
-        values={"error": np.arange(n) % 3 == 0, "latency": np.full(n, 5.0)},  # type: ignore[dict-item]
+        values={"error": np.arange(n) % 3 == 0, "latency": np.full(n, 5.0)},
     )
 
 
@@ -148,7 +148,7 @@ def test_contributors_of_the_app_that_has_the_most_are_shortened_first(monkeypat
         columns.append(_traces(at, [1] * 100, [f"{minute} {i}" + "x" * 190 for i in range(100)]))
         for part in columns:
             known.add(part, names)
-        known = Contributors(unpack(pack(known.snapshot())))  # type: ignore[arg-type]
+        known = Contributors(unpack(pack(known.snapshot())))
         assert known.nbytes <= 20_000
     assert len(known.top("cost_p99", "good", "v1", START, 10)) == 5
     per_app = Counter(key[0] for key in known._totals)

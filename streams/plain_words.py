@@ -1,9 +1,10 @@
 """What is wrong with settings, in plain words: the key, what is wrong with its value, what is expected. Pure."""
 
+import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
@@ -108,6 +109,27 @@ def unknown_variables(environment: Mapping[str, str], prefix: str, settings: typ
             yield f"{name}: sets nothing; settings are named {prefix}<SECTION>__<KEY>, with two underscores"
 
 
+def no_json(environment: Mapping[str, str], prefix: str, settings: type[BaseModel]) -> Iterator[str]:
+    """One line for each variable that stands for a section or a list, and is no JSON."""
+    for name, text in sorted(environment.items()):
+        loc = name.upper().removeprefix(prefix).lower().split("__")
+        if not name.upper().startswith(prefix) or _is_json(text):
+            continue
+        for annotation in _annotations(settings, loc):
+            if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+                yield f"{name}: expected JSON; single keys are {name}__<KEY>"
+            elif any(_mentions(annotation, kind) for kind in (tuple, list, dict)) or _models(annotation):
+                yield f"{name}: expected JSON"
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
 def flat(name: str) -> str:
     return re.sub("_+", "_", name)
 
@@ -132,12 +154,18 @@ def _fields(settings: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
 
 def _is_secret(settings: type[BaseModel], loc: tuple[int | str, ...]) -> bool:
     """Also where nothing is known of it: what stands under a mistyped key may be a secret."""
+    here = _annotations(settings, loc)
+    return not here or any(_mentions(annotation, SecretStr) for annotation in here)
+
+
+def _annotations(settings: type[BaseModel], loc: Sequence[int | str]) -> list[Any]:
+    """Of a key, in every form in which its sections may be; none: there is no such key."""
     here: list[Any] = [settings]
     for part in loc:
         if isinstance(part, str):
             models = [model for annotation in here for model in _models(annotation)]
             here = [model.model_fields[part].annotation for model in models if part in model.model_fields]
-    return not here or any(_mentions(annotation, SecretStr) for annotation in here)
+    return here
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
@@ -147,4 +175,8 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _mentions(annotation: Any, wanted: type) -> bool:
-    return annotation is wanted or any(_mentions(part, wanted) for part in get_args(annotation))
+    return (
+        annotation is wanted
+        or get_origin(annotation) is wanted
+        or any(_mentions(part, wanted) for part in get_args(annotation))
+    )

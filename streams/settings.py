@@ -4,11 +4,9 @@ Unknown keys are refused, by name. Each section's type, with its defaults and th
 component it configures.
 """
 
-import json
 import os
 import re
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -31,7 +29,7 @@ from driftline.streams.embed.config import EmbedConfig
 from driftline.streams.health import HealthConfig
 from driftline.streams.judge import JudgeConfig
 from driftline.streams.monitor.config import MonitorConfig
-from driftline.streams.plain_words import unknown_variables, wrong_values
+from driftline.streams.plain_words import no_json, unknown_variables, wrong_values
 from driftline.streams.poison import ArchiveConfig
 from driftline.streams.redact import remember
 from driftline.streams.runtime.config import KafkaConfig
@@ -123,36 +121,22 @@ def read_settings(path: Path | None = None) -> tuple[Settings | None, list[str]]
     values: dict[str, Any] = {}
     if path is not None:
         try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
+            values = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors begin with a mark
         except OSError as error:
             return None, [f"cannot be read: {error.strerror}"]
         except UnicodeDecodeError:
             return None, ["not valid TOML: it is not UTF-8 text"]
         except (tomllib.TOMLDecodeError, RecursionError) as error:
-            return None, [f"not valid TOML: {for_log(error)}"]
+            quotes = "; a text is in quotes" if str(error).startswith("Invalid value") else ""
+            return None, [f"not valid TOML: {for_log(error)}{quotes}"]
     problems = list(unknown_variables(os.environ, PREFIX, Settings))
     try:
         settings = Settings(**values)
     except ValidationError as error:
         return None, [*problems, *wrong_values(error, Settings, PREFIX, os.environ)]
-    except SettingsError as error:
-        return None, [*problems, *_no_json(error)]
+    except SettingsError:
+        return None, [*problems, *no_json(os.environ, PREFIX, Settings)]
     if problems:
         return None, problems
     remember(settings)
     return settings, []
-
-
-def _no_json(error: SettingsError) -> Iterator[str]:
-    """A variable that stands for a section or a list is JSON."""
-    field = re.search(r'field "(\w+)"', str(error))
-    for name in os.environ:
-        if field and name.upper().startswith(f"{PREFIX}{field[1].upper()}"):
-            text = os.environ[name]
-            try:
-                json.loads(text)
-            except ValueError:
-                section = name.upper() == f"{PREFIX}{field[1].upper()}"
-                advice = f"; single keys are {name}__<KEY>" if section else ""
-                if section or text.lstrip()[:1] in ("[", "{"):
-                    yield f"{name}: expected JSON{advice}"

@@ -20,11 +20,11 @@ from driftline.sinks.notify.webhook import WebhookNotifier
 @asynccontextmanager
 async def open_notifiers(config: NotifyConfig, clock: Clock) -> AsyncIterator[list[Notifier]]:
     """Every configured notifier, over one HTTP session. Raises ConfigError for a URL that is none."""
+    if problems := list(wrong(config)):
+        raise ConfigError("; ".join(problems))
     if config.dry_run:
         yield [LogNotifier()]
         return
-    if problems := list(wrong(config)):
-        raise ConfigError("; ".join(problems))
     notifiers: list[Notifier] = []
     async with aiohttp.ClientSession(headers={"User-Agent": "driftline"}) as session:
         if (pagerduty := config.pagerduty) is not None:

@@ -45,7 +45,7 @@ def test_a_query_with_nothing_to_ask_says_so(cli: CliRunner, monkeypatch: pytest
     monkeypatch.setenv("DRIFTLINE_CLICKHOUSE__DSN", "http://127.0.0.1:1")
     result = cli.invoke(main, ["query", "SELECT 1"])
     assert result.exit_code == EXIT_CONFIG
-    assert "no ClickHouse answers at" in result.stderr
+    assert "no ClickHouse answers us at" in result.stderr
     assert cli.invoke(main, ["query", "--demo", "SELECT 1"]).exit_code == EXIT_CONFIG
 
 

@@ -78,9 +78,13 @@ async def test_kcat(apache_kafka: Broker) -> None:
     """Apache Kafka alone: Debian 12's cannot talk to the embedded broker."""
     if shutil.which("kcat") is None:
         pytest.skip("kcat is not installed")
+    ways = ["", *(f"-z {codec}" for codec in ("gzip", "snappy", "lz4", "zstd")), "-H a=b", "-X acks=1",
+            "-X enable.idempotence=true", "-X transactional.id=kcat"]  # fmt: skip
     async with Kafka(apache_kafka.config(partitions=PARTITIONS)) as kafka:
-        shell = await asyncio.create_subprocess_exec(
-            "sh", "-c", snippet("sh", "kcat", kafka), env={**os.environ, "event": EVENT.decode()}
-        )
-        assert await shell.wait() == 0
-        await sent_home(kafka)
+        for way in ways:
+            line = f"{snippet('sh', 'kcat', kafka).rstrip()} {way}"
+            shell = await asyncio.create_subprocess_exec("sh", "-c", line, env={**os.environ, "event": EVENT.decode()})
+            assert await shell.wait() == 0, way
+        found = await kafka.read(kafka.topics.events)
+    expected = (APP.encode(), EVENT, home(APP, PARTITIONS))
+    assert [(record.key, record.value, record.partition) for record in found] == [expected] * len(ways)

@@ -40,6 +40,7 @@ def run_judge(settings: Settings) -> None:
 
 
 def run_monitor(settings: Settings) -> None:
+    from driftline.streams import caps
     from driftline.streams.keying import Keying
     from driftline.streams.monitor.drift import drift_fold_factory
     from driftline.streams.monitor.fold import monitor_fold_factory
@@ -59,7 +60,7 @@ def run_monitor(settings: Settings) -> None:
         *("monitor", settings.kafka, topics, sources),
         ticker=ticker,
         health=settings.health,
-        notes=lambda: keying.notes,
+        notes=lambda: [*keying.notes, *caps.notes()],
     )
 
 

@@ -89,7 +89,7 @@ class MonitorFold:
         self._partition, self._arrived = partition, arrived
         self._seen = RecentKeys(config.dedup, config.windows, state.get("seen"))
         self._left_out = LeftOuts(config.windows, state.get("left_out"))
-        self._windows = Windows(config.windows, state.get("windows"))
+        self._windows = Windows(config.windows, state.get("windows"), partition)
         self._traces = Pending(NO_TRACES, TraceSeries, config.limits, state.get("traces"))
         self._scores = Pending(NO_SCORES, ScoreSeries, config.limits, state.get("scores"))
         self._error_types = ErrorTypes(config.limits, state.get("error_types"))

@@ -119,8 +119,9 @@ def _closed(key: Key, window: _Window) -> Closed:
 class Windows:
     """The open and recently closed windows of one partition."""
 
-    def __init__(self, config: WindowConfig, state: State | None = None) -> None:
+    def __init__(self, config: WindowConfig, state: State | None = None, partition: int | None = None) -> None:
         self._config = config
+        self._partition = partition
         self._size = config.size_s * MICROSECONDS
         self._fingerprint = stable_id(config.size_s, "ddsketch-0.01")[:8]
         state = state or {}
@@ -267,8 +268,9 @@ class Windows:
     def _stats(self, key: Key, window: _Window, revision: int) -> WindowStats:
         app, release, model, start = key
         counts = window.counts
+        where = (self._partition,) if app == OTHER else ()  # each partition has others of its own
         return WindowStats(
-            id=stable_id("window", app, release, model, start, self._config.size_s, self._fingerprint),
+            id=stable_id("window", app, release, model, start, self._config.size_s, self._fingerprint, *where),
             app=app,
             release=release,
             model=model,

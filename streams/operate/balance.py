@@ -13,7 +13,10 @@ import msgspec
 
 from driftline.schemas.events import MICROSECONDS
 from driftline.sinks.clickhouse import tables
-from driftline.streams.operate.tally import Group, Place, Tally
+from driftline.streams.monitor.names import OTHER
+from driftline.streams.operate.tally import Group, Kind, Place, Tally
+
+VIEWS: dict[Kind, str] = {"trace": "traces", "score": "scores", "release": "releases"}
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Stored:
     letters: Set[Place]  # of what could not be stored
     lost: Sequence["Lost"] = ()
     incomplete: Mapping[Group, Rows] = field(default_factory=dict)  # left out of windows that began before the log
+    kept_since: Mapping[str, int] = field(default_factory=dict)  # by view: what came before may be gone, microseconds
 
 
 class Difference(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -94,6 +98,8 @@ class Balance(msgspec.Struct, frozen=True):
     in_flight: list[InFlight] = []
     lost: list[Lost] = []
     incomplete: int = 0  # events in no window, since the monitor began anew in the middle of it
+    expired: int = 0  # groups and dead letters that ClickHouse's own retention may have removed: not compared
+    others: int = 0  # events in windows of `(other)`, for there are more apps than the monitor knows apart
     altered: list[tables.Difference] = []  # of ClickHouse's tables: where there are any, nothing was compared
 
     @property
@@ -111,18 +117,34 @@ def compare(
     compared: Counter[str] = Counter()
     to_store: Counter[int] = Counter()
     to_close: Counter[int] = Counter()
-    for group in sorted({*in_tables, *in_windows, *stored.tables, *stored.windows}):
+    others: Counter[tuple[str, int]] = Counter()  # in windows of `(other)`, less what is told to be there
+    not_closed: set[tuple[str, int]] = set()
+    for group, rows in stored.windows.items():
+        if group.app == OTHER:
+            others[group.kind, group.start] = max(0, rows.count - in_windows[group])
+    groups = {*in_tables, *in_windows, *stored.tables, *stored.windows}
+    for group in sorted(groups, key=lambda group: (group.app == OTHER, group)):
         if not judge.is_covered(group):
             compared["uncovered"] += 1
+            not_closed.add((group.kind, group.start))
             continue
         topic, table, windows = in_tables[group], None, None
-        if judge.is_archived(group):
+        compared["expired"] += judge.is_expired(group, VIEWS[group.kind]) or judge.is_expired(group, "windows")
+        if not judge.is_archived(group):
+            to_store.update(judge.partitions(group))
+        elif not judge.is_expired(group, VIEWS[group.kind]):
             table = stored.tables[group].count if group in stored.tables else 0
             compared.update(groups=1, distinct=topic)
-        else:
-            to_store.update(judge.partitions(group))
         if group.kind != "release":
-            if judge.is_closed(group):
+            together = (group.kind, group.start)
+            if not judge.is_closed(group):
+                to_close.update(judge.partitions(group))
+                not_closed.add(together)
+            elif judge.is_expired(group, "windows") or (
+                group.app == OTHER and (tally.selection.app or together in not_closed)
+            ):
+                not_closed.add(together)
+            else:
                 windows = stored.windows[group].count if group in stored.windows else 0
                 repeats = max(0, min(windows - in_windows[group], late_repeats[group]))
                 windows -= repeats
@@ -131,16 +153,22 @@ def compare(
                 said = stored.incomplete[group].count if group in stored.incomplete else 0
                 incomplete = max(0, min(in_windows[group] - windows, said))
                 windows += incomplete
+                if group.app == OTHER:
+                    windows += others[together] - max(0, windows - in_windows[group])
+                else:
+                    other = max(0, min(in_windows[group] - windows, others[together]))
+                    others[together] -= other
+                    windows += other
+                    compared.update(others=other)
                 compared.update(windows=1, in_windows=in_windows[group] - aside - incomplete)
                 compared.update(repeats=repeats, aside=aside, incomplete=incomplete)
-            else:
-                to_close.update(judge.partitions(group))
         if table not in (None, topic) or windows not in (None, in_windows[group]):
             differences.append(
                 Difference(group.kind, group.app, group.start, None, max(topic, in_windows[group]), table, windows)
             )
-    letters = {place for place in tally.rejects if judge.knows_letter(place)}
-    have = {place for place in stored.letters if judge.knows_letter(place)}
+    known = {place for place in tally.rejects | stored.letters if judge.knows_letter(place)}
+    gone = {place for place in known if judge.is_expired(place, "dead_letters")}
+    letters, have = (tally.rejects & known) - gone, (stored.letters & known) - gone
     differences += [
         Difference("dead letter", place=place, topic=int(place in letters), table=int(place in have))
         for place in sorted(letters ^ have)
@@ -164,6 +192,8 @@ def compare(
         ],
         lost=list(stored.lost),
         incomplete=compared["incomplete"],
+        expired=compared["expired"] + len(gone),
+        others=compared["others"],
     )
 
 
@@ -196,6 +226,17 @@ class _Judge:
         return (rows is None or (rows.oldest >= start and rows.ingested >= born)) and (
             counted is None or counted.ingested >= born
         )
+
+    def is_expired(self, what: Group | Place, view: str) -> bool:
+        """Whether ClickHouse's retention may have removed rows of it, or of its window's part before the log's cut."""
+        since, sent = self._stored.kept_since.get(view, 0), self._tally.sent.get(what)
+        if sent is None or not since:
+            return False
+        cut = isinstance(what, Group) and any(
+            reach.start > 0 and what.start < reach.born < since
+            for reach in (self._reaches[p] for p in self.partitions(what))
+        )
+        return sent < since or cut
 
     def is_archived(self, group: Group) -> bool:
         return all(offset < self._reaches[p].archived for p, offset in self._touched.get(group, {}).items())

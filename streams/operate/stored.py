@@ -1,5 +1,6 @@
 """What ClickHouse has of a selection of windows, counted by itself."""
 
+import re
 from base64 import b64decode
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
@@ -7,10 +8,12 @@ from collections.abc import Collection, Iterator, Mapping
 from driftline.schemas.events import MICROSECONDS
 from driftline.sinks.clickhouse.client import Client, session
 from driftline.sinks.clickhouse.config import ClickHouseConfig
-from driftline.streams.operate.balance import Lost, Rows, Stored
+from driftline.streams.monitor.names import OTHER
+from driftline.streams.operate.balance import VIEWS, Lost, Rows, Stored
 from driftline.streams.operate.tally import Group, Kind, Place, Selection
 
-_TABLES: dict[str, Kind] = {"traces": "trace", "scores": "score", "releases": "release"}
+_TTL = re.compile(r"TTL toDateTime\(ingested_at\) \+ toIntervalDay\((\d+)\)(?: SETTINGS|$)")
+_HOUR = 3_600 * MICROSECONDS  # rows come after their records, and clocks differ
 _WHOLE = "(reason != 'incomplete')"  # what is left out of an incomplete window may be in one that was published before
 _AT_ONCE = 1_000  # dead letters asked for in one query
 
@@ -19,7 +22,7 @@ def count_stored(config: ClickHouseConfig, selection: Selection, topic: str, bor
     """`topic` is that of the dead letters; those of a partition from before it was `born` are of an earlier log."""
     with session(config) as client:
         tables: dict[Group, Rows] = {}
-        for view, kind in _TABLES.items():
+        for kind, view in VIEWS.items():
             tables |= _groups(client, kind, selection, "ts", "count()", view)
         windows: dict[Group, Rows] = {}
         incomplete: dict[Group, Rows] = {}
@@ -46,8 +49,24 @@ def count_stored(config: ClickHouseConfig, selection: Selection, topic: str, bor
             parameters={"topic": topic, "app": selection.app or ""},
         ).result_rows
         lost = _lost(client, selection)
+        kept_since = _kept_since(client)
     letters = {Place(p, offset, element) for p, offset, element, ingested in rows if ingested >= born.get(p, 0)}
-    return Stored(tables, windows, letters, lost, incomplete)
+    return Stored(tables, windows, letters, lost, incomplete, kept_since)
+
+
+def _kept_since(client: Client) -> dict[str, int]:
+    """By view: rows of what came before may be gone. Under a TTL that is not ours, all may be."""
+    rows = client.query(
+        "SELECT name, engine_full, toUnixTimestamp64Micro(now64(6)) FROM system.tables "
+        "WHERE database = currentDatabase() AND endsWith(name, '_raw')"
+    ).result_rows
+    since = {}
+    for name, engine, now in rows:
+        ttl = _TTL.search(engine)
+        days = int(ttl[1]) if ttl else 0 if " TTL " in engine else 1_000_000
+        since[name.removesuffix("_raw")] = max(0, now - days * 24 * _HOUR + _HOUR)
+    since["windows"] = max(since["windows"], since["left_out"])
+    return since
 
 
 def _lost(client: Client, selection: Selection) -> list[Lost]:
@@ -93,8 +112,8 @@ def _groups(
         f"SELECT app, intDiv(toUnixTimestamp64Micro({time}), {size}) * {size} AS begins, {counted}, min(revision), "
         f"toUnixTimestamp64Micro(min(ingested_at)) FROM {view} WHERE {where} "
         f"AND toUnixTimestamp64Micro({time}) >= {since} AND toUnixTimestamp64Micro({time}) < {until} "
-        "AND ({app:String} = '' OR app = {app:String}) GROUP BY app, begins",
-        parameters={"app": selection.app or ""},
+        "AND ({app:String} = '' OR app IN ({app:String}, {other:String})) GROUP BY app, begins",
+        parameters={"app": selection.app or "", "other": OTHER if time == "start" else selection.app or ""},
     ).result_rows
     return {
         Group(kind, app, begins): Rows(int(count), oldest, ingested)

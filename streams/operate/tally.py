@@ -90,6 +90,7 @@ class Tally:
         self._controls, self._homes = topics.controls, topics.homes
         self.events = 0  # copies included
         self.rejects: set[Place] = set()
+        self.sent: dict[Group | Place, int] = {}  # when the first event of a group, or a reject, came, microseconds
         self.forwarded = 0  # events at home in another partition than the one they came in, copies included
         self.adopted: dict[tuple[int, int], int] = {}  # (home, partition) -> offset of the last record forwarded
         self.ticks: dict[int, list[tuple[int, int]]] = {}  # partition -> (offset, ts) of those that moved time on
@@ -116,12 +117,16 @@ class Tally:
                         self._late[adopted] += self._is_late(partition, adopted.start)
                 elif (group := self._touch(partition, record.offset, event)) is not None:
                     self._count(event, group.app)
+                    at = record.timestamp * 1_000
+                    self.sent[group] = min(at, self.sent.get(group, at))
                     if self.home(group.app, partition) == partition:
                         self._late[group] += self._is_late(partition, group.start)
                     else:
                         self.forwarded += 1
             if decoded.rejects and self._of_app(record.key):
-                self.rejects |= {Place(partition, record.offset, reject.index) for reject in decoded.rejects}
+                places = [Place(partition, record.offset, reject.index) for reject in decoded.rejects]
+                self.rejects.update(places)
+                self.sent.update(dict.fromkeys(places, record.timestamp * 1_000))
 
     def touch(self, partition: int, records: Sequence[ConsumerRecord]) -> None:
         """Records that came later: which groups they change is noted, and nothing is counted."""

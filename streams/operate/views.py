@@ -55,6 +55,17 @@ def _balance(found: Balance) -> Iterator[RenderableType]:
         yield _said(
             "Not compared", f"{found.uncovered:,} windows of which ClickHouse has events that the topic no longer has"
         )
+    if found.expired:
+        yield _said(
+            "Not compared",
+            f"{found.expired:,} windows or dead letters so old that ClickHouse's own retention may have removed "
+            "rows of them (clickhouse.retention)",
+        )
+    if found.others:
+        yield _said(
+            "Under (other)",
+            f"{found.others:,} events are in windows of no app's name: there are more apps than monitor.limits.apps",
+        )
     if found.moved:
         yield _said(
             "Sent again with another time",
@@ -86,11 +97,13 @@ def _balance(found: Balance) -> Iterator[RenderableType]:
             f"before {lost.role} had read them",
             "bold red",
         )
+    compared = found.distinct or found.windows or found.dead_letters or not found.events
+    equal = found.equal and compared
     yield _said(
-        "Equal" if found.equal else "Compared",
+        "Equal" if equal else "Compared",
         f"{found.events:,} events read; {found.distinct:,} distinct in tables, {found.in_windows:,} in "
         f"{found.windows:,} windows, {found.dead_letters:,} dead letters",
-        "bold green" if found.equal else "",
+        "bold green" if equal else "",
     )
 
 

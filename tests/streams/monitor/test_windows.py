@@ -13,7 +13,7 @@ from driftline.schemas.events import MICROSECONDS, Score, Trace
 from driftline.schemas.results import WindowStats
 from driftline.streams.monitor.columns import score_columns, trace_columns
 from driftline.streams.monitor.config import LimitsConfig, WindowConfig
-from driftline.streams.monitor.names import ErrorTypes, Names, ScoreSeries, TraceSeries
+from driftline.streams.monitor.names import OTHER, ErrorTypes, Names, ScoreSeries, TraceSeries
 from driftline.streams.monitor.windows import Windows
 from driftline.streams.pricing import UNKNOWN
 
@@ -198,3 +198,18 @@ def test_every_event_is_in_one_window(events: list[Trace]) -> None:
     for event in events:
         requests[event.ts // (60 * MICROSECONDS), event.request_model] += 1
     assert {(w.start // (60 * MICROSECONDS), w.model): w.requests for w in found.values()} == dict(requests)
+
+
+def test_others_of_each_partition_are_windows_of_their_own() -> None:
+    """Else ClickHouse would keep those of one partition alone."""
+
+    def ids(app: str) -> set[str]:
+        found = set()
+        for partition in (0, 1):
+            windows = Windows(CONFIG, None, partition)
+            windows._window((app, OTHER, OTHER, START), 1)
+            found |= {window.id for window in windows.close(START + 120 * MICROSECONDS, 1)}
+        return found
+
+    assert len(ids(OTHER)) == 2
+    assert len(ids("bot")) == 1

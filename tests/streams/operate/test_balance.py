@@ -1,9 +1,13 @@
+import io
 from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
+from rich.console import Console
 
 from driftline.schemas.events import MICROSECONDS, Event, Tick
+from driftline.streams.monitor.names import OTHER
+from driftline.streams.operate import views
 from driftline.streams.operate.balance import Balance, Reach, Rows, Stored, compare
 from driftline.streams.operate.tally import Group, Place, Selection, Tally
 from tests.streams.operate.conftest import START, trace
@@ -111,3 +115,58 @@ def test_what_was_left_out_of_an_incomplete_window_explains_what_it_lacks(
     )
     assert found.equal is equal
     assert found.incomplete == incomplete
+
+
+DAY = 86_400 * MICROSECONDS
+
+
+def at(sent: int, stored: Stored, start: int = 0) -> Balance:
+    """The log of `balance`, all of it sent at that time."""
+    tally = Tally(Selection(60, open_s=100))
+    values: list[Sequence[Event] | bytes] = [[trace(1, 0), trace(2, 1)], b"{oops", [Tick(ts=START + 65 * MICROSECONDS)]]
+    tally.add(0, [record(start + offset, value, at=sent) for offset, value in enumerate(values)])
+    reaches = {0: replace(SETTLED, born=sent, end=100, archived=100, absorbed=100, start=start)}
+    return compare(tally, stored, reaches, grace_s=5, home=lambda app: 0)
+
+
+@pytest.mark.parametrize("view", ["traces", "windows", "dead_letters"])
+def test_what_retention_may_have_removed_is_neither_equal_nor_different(view: str) -> None:
+    gone: dict[str, Stored] = {
+        "traces": Stored({}, {GROUP: Rows(2, 0, 9 * DAY)}, {Place(0, 1, -1)}),
+        "windows": Stored({GROUP: Rows(2, 0, 9 * DAY)}, {}, {Place(0, 1, -1)}),
+        "dead_letters": Stored({GROUP: Rows(2, 0, 9 * DAY)}, {GROUP: Rows(2, 0, 9 * DAY)}, set()),
+    }
+    stored = gone[view]
+    assert not at(9 * DAY, replace(stored, kept_since={view: 9 * DAY})).equal  # it came after
+    found = at(9 * DAY, replace(stored, kept_since={view: 9 * DAY + 1}))
+    assert (found.equal, found.expired) == (True, 1)
+    shown = Console(width=200, file=io.StringIO(), record=True)
+    shown.print(views.balance(found))
+    assert "Not compared: 1 windows or dead letters so old that" in shown.export_text()
+
+
+def test_of_a_window_that_both_retentions_have_cut_nothing_is_said() -> None:
+    """Its first rows are gone from the tables, its first records from the log; the window was whole."""
+    stored = Stored({GROUP: Rows(2, 50, START + 9 * DAY)}, {GROUP: Rows(7, 0, START + 9 * DAY)}, {Place(0, 51, -1)})
+    assert at(START + 9 * DAY, stored, start=50).differences
+    kept = replace(stored, kept_since={"traces": START + 9 * DAY + 1, "windows": 1})
+    found = at(START + 9 * DAY, replace(kept, kept_since={"windows": START + 9 * DAY + 1}), start=50)
+    assert (found.differences, found.expired) == ([], 1)
+
+
+def test_apps_beyond_the_limit_are_in_windows_of_others() -> None:
+    other = Group("trace", OTHER, START)
+    stored = replace(STORED, windows={other: Rows(2, 0, 20)})
+    found = balance(stored=stored)
+    assert (found.equal, found.others, found.in_windows) == (True, 2, 2)
+    [difference] = balance(stored=replace(STORED, windows={other: Rows(3, 0, 20)})).differences
+    assert (difference.app, difference.topic, difference.windows) == (OTHER, 0, 1)
+    [difference] = balance(stored=replace(STORED, windows={other: Rows(1, 0, 20)})).differences
+    assert (difference.app, difference.topic, difference.windows) == ("bot", 2, 1)
+
+
+def test_where_nothing_was_compared_nothing_is_called_equal() -> None:
+    found = balance(replace(SETTLED, archived=0, absorbed=0, letters_stored=False, results_stored=False))
+    shown = Console(width=200, file=io.StringIO(), record=True)
+    shown.print(views.balance(found))
+    assert "Equal" not in shown.export_text()

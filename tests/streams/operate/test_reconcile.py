@@ -144,3 +144,17 @@ async def test_a_table_emptied_is_different(pipeline: Pipeline) -> None:
     assert (await reconciled(pipeline)).distinct == 4
     await asyncio.to_thread(pipeline.command, "TRUNCATE TABLE traces_raw")
     assert (await reconciled(pipeline)).differences == [Difference("trace", "bot", START, None, 4, 0, 4)]
+
+
+async def test_rows_that_retention_removed_are_not_compared(pipeline: Pipeline) -> None:
+    """Of the tables' own TTL: one that is not ours may have removed anything."""
+    await pipeline.tick(0)
+    await pipeline.send([trace(n, n) for n in range(4)])
+    await pipeline.tick(90)
+    await pipeline.monitor()
+    assert (await reconciled(pipeline)).expired == 0
+    await asyncio.to_thread(pipeline.command, "TRUNCATE TABLE traces_raw")
+    for ttl in ("toDateTime(ts) + toIntervalDay(1)", "toDateTime(ingested_at) + toIntervalDay(90)"):
+        await asyncio.to_thread(pipeline.command, f"ALTER TABLE traces_raw MODIFY TTL {ttl}")
+        found = await reconciled(pipeline)
+        assert (found.equal, found.expired) == ("(ts)" in ttl,) * 2

@@ -18,6 +18,7 @@ from driftline.schemas.codec import decode
 from driftline.schemas.events import MICROSECONDS, Event, Score
 from driftline.schemas.results import Progress, RollbackSignal
 from driftline.streams.roles import ROLES
+from driftline.streams.running import find
 from tests.brokers import Kafka, eventually
 from tests.e2e.stack import RunningStack
 from tests.real_answers import needs_answers, single_pass
@@ -52,6 +53,19 @@ async def test_every_role_tells_of_its_health(stack: RunningStack) -> None:
                 assert answer.status == 200
             async with session.get("/metrics") as answer:
                 assert f'driftline_ready{{role="{role}"}} 1.0' in await answer.text()
+
+
+def test_the_password_is_in_no_log_and_on_no_command_line(stack: RunningStack) -> None:
+    folder = Path(stack.environment["DRIFTLINE_STACK__STATE_DIR"])
+    secret = (folder / "clickhouse" / "password").read_text().strip()
+    assert len(secret) > 30
+    running = find(folder)
+    assert running is not None
+    said = [stack.log, *(folder / "logs").iterdir(), *(Path(f"/proc/{pid}/cmdline") for pid in running.pids.values())]
+    assert len(said) > len(ROLES) * 2
+    assert [path for path in said if secret.encode() in path.read_bytes()] == []
+    kept = [folder, folder / "stack.json", folder / "logs", folder / "clickhouse", folder / "clickhouse" / "password"]
+    assert [path for path in kept if path.stat().st_mode & 0o077] == []
 
 
 async def test_bad_input_is_dead_lettered_with_its_reason_and_good_neighbours_are_kept(

@@ -255,6 +255,22 @@ def test_what_drivers_and_dashboards_usually_send(database: ClickHouseConfig, op
             assert [len(block) for block in blocks] == [3]
 
 
+async def test_what_go_s_driver_sends(embedded: EmbeddedServer) -> None:
+    """Grafana's, by HTTP: the native format, gzip, its limits, and Basic auth out of the URL."""
+    params = {
+        "default_format": "Native", "client_protocol_version": "54460", "enable_http_compression": "1",
+        "max_execution_time": "60", "database": "default", "quota_key": "grafana", "query_id": "0b3f-1",
+    }  # fmt: skip
+    async with aiohttp.ClientSession(auto_decompress=False) as http:
+        sql = b"SELECT displayName(), version(), revision(), timezone(), number FROM numbers(1000)"
+        headers = {"Accept-Encoding": "gzip", "Content-Type": "application/octet-stream"}
+        async with http.post(embedded.dsn, params=params, data=sql, headers=headers) as response:
+            assert response.status == 200
+            assert response.headers["Content-Encoding"] == "gzip"
+            block = gzip.decompress(await response.read())
+    assert block.startswith(b"\x05\xe8\x07\rdisplayName()\x06String")  # five columns, a thousand rows
+
+
 def test_values_are_literals_expressions_or_parameters(database: ClickHouseConfig) -> None:
     with get_client(database) as client:
         client.command("INSERT INTO t VALUES (1, 'it''s', '2026-11-21 09:30:00.123456'), (2, NULL, 0);")

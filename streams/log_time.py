@@ -20,9 +20,10 @@ class LogTime:
         self.heard = heard
 
     def hears(self, record: Record) -> bool:
-        """Whether the record moves it on: then `hear` it after the events before it, before its own."""
+        """Whether the record moves it, on or back (the broker's clock was put right): then `hear` it after the events
+        before it, before its own."""
         sent = broker_time(record)
-        return sent is not None and sent >= self.heard + _STEP_US
+        return sent is not None and abs(sent - self.heard) >= _STEP_US
 
     def hear(self, record: Record) -> None:
         self.heard = broker_time(record) or self.heard

@@ -103,7 +103,7 @@ def monitor(raw: bytes) -> None:
     _absorbed(lambda state: MonitorFold(MonitorConfig(), DetectorsConfig(), TOPICS, pricer(), state), data.log(choices))
 
 
-class _Embedder:
+class Embedder:
     name = "fuzz/1"
 
     async def embed(self, texts: Any) -> list[Embedded | None]:
@@ -112,13 +112,13 @@ class _Embedder:
 
 def embed(raw: bytes) -> None:
     """EmbedFold without a model."""
-    _absorbed(lambda state: EmbedFold(EmbedConfig(), TOPICS.embeddings, _Embedder(), state), data.log(Choices(raw), 60))
+    _absorbed(lambda state: EmbedFold(EmbedConfig(), TOPICS.embeddings, Embedder(), state), data.log(Choices(raw), 60))
 
 
 _EMBEDDING: Any = msgspec.inspect.type_info(Embedding)
 
 
-def _embedding_log(choices: Choices) -> list[bytes]:
+def embedding_log(choices: Choices) -> list[bytes]:
     now = data.START
     records: list[bytes] = []
     while choices and len(records) < 60:
@@ -151,13 +151,13 @@ def _vector(choices: Choices) -> bytes | None:
 def drift(raw: bytes) -> None:
     """DriftFold over embeddings of any shape."""
     with np.errstate(over="ignore"):
-        records = _embedding_log(Choices(raw))
+        records = embedding_log(Choices(raw))
     _absorbed(lambda state: DriftFold(MonitorConfig(), DetectorsConfig(), TOPICS, state), [raw[:100], *records])
 
 
 def judge(raw: bytes) -> None:
     with np.errstate(over="ignore"):
-        records = _embedding_log(Choices(raw))
+        records = embedding_log(Choices(raw))
     _absorbed(lambda state: JudgeFold(JudgeConfig(), TOPICS.events, RelevanceJudge(), state), [raw[:100], *records])
 
 

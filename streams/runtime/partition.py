@@ -334,7 +334,13 @@ class Partition:
     async def _save(self) -> None:
         began = self._around.clock.monotonic()
         state = states.State(
-            self.offset, self._published, self._fold.snapshot(), self._skipped, self._settings, self._timestamp
+            self.offset,
+            self._published,
+            self._fold.snapshot(),
+            self._skipped,
+            self._settings,
+            self._timestamp,
+            self.name,
         )
         value = await states.encode(state)
         if not self._around.current(self):

@@ -7,6 +7,7 @@ reads two records at most.
 """
 
 import asyncio
+import mmap
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -14,14 +15,17 @@ import cramjam
 import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.structs import ConsumerRecord
+from xxhash import xxh3_64_intdigest
 
-from driftline.schemas.codec import pack, unpack
+from driftline.schemas.codec import DecodeError, pack, unpack
 from driftline.schemas.errors import ConfigError, PermanentError
+from driftline.schemas.text import for_log
 from driftline.schemas.topics import LARGE
 
 VERSION = 1
 UNKNOWN = -1
 LIMIT = LARGE - 128 * 1024  # leaves room for what Kafka's record format and a second compression add
+_MOST_INFLATED = 2**28  # bytes of a snapshot: what compresses so well that more fits is no state of ours
 _LEVEL = 3  # zstd's own default
 
 
@@ -34,6 +38,7 @@ class State(msgspec.Struct, frozen=True):
     skipped: tuple["Skipped", ...] = ()  # quarantined: absorbed by nobody
     settings: dict[str, str] = {}  # those that shaped the snapshot; empty: written before they were noted
     timestamp: int = UNKNOWN  # of the record at `offset`, as the log has it: another one there is another log
+    fold: str = ""  # whose it is; empty: written before that was noted
 
 
 class Skipped(msgspec.Struct, frozen=True, array_like=True):
@@ -72,6 +77,8 @@ class _Stored(msgspec.Struct, frozen=True, array_like=True):
     skipped: tuple[Skipped, ...] = ()
     settings: dict[str, str] = {}
     timestamp: int = UNKNOWN
+    fold: str = ""
+    checksum: int = 0  # of `compressed`; 0: written before there was one
 
 
 def key(partition: int) -> bytes:
@@ -90,14 +97,22 @@ def decode_note(value: bytes) -> Note:
     return unpack(value, Note)
 
 
+def _note(value: bytes) -> Note | None:
+    """None: nobody of ours wrote it, and it does not say where the state is."""
+    try:
+        return decode_note(value)
+    except DecodeError:
+        return None
+
+
 async def encode(state: State) -> bytes:
     """The record's value. Compresses on another thread.
 
     :raises PermanentError: too large for one record.
     """
     compressed = bytes(await asyncio.to_thread(cramjam.zstd.compress, state.snapshot, _LEVEL))
-    what = (state.offset, state.published, compressed, state.skipped, state.settings, state.timestamp)
-    value = pack(_Stored(VERSION, *what))
+    what = (state.offset, state.published, compressed, state.skipped, state.settings, state.timestamp, state.fold)
+    value = pack(_Stored(VERSION, *what, xxh3_64_intdigest(compressed)))
     if len(value) > LIMIT:
         raise PermanentError(
             f"The state is {len(value) / 2**20:.1f} MiB compressed, and {LIMIT / 2**20:.1f} MiB fit in one record: "
@@ -106,16 +121,39 @@ async def encode(state: State) -> bytes:
     return value
 
 
-def decode(value: bytes) -> State:
-    """:raises PermanentError: written by another version of Driftline."""
-    stored = unpack(value, _Stored)
+def decode(value: bytes, fold: str = "") -> State:
+    """`fold`: whose state it must be; empty: anybody's.
+
+    :raises PermanentError: it was written by another version of Driftline, by another fold, or by nobody of ours.
+    """
+    try:
+        stored = unpack(value, _Stored)
+        if stored.version == VERSION:
+            snapshot = _snapshot(stored)
+    except (DecodeError, cramjam.DecompressionError) as error:
+        raise PermanentError(f"The record is no state: {error}") from error
     if stored.version != VERSION:
-        raise PermanentError(
-            f"The state has version {stored.version}, this Driftline reads {VERSION}: install the one that wrote it, "
-            "or stop the role and let it build its state anew from the log: `driftline state reset`"
-        )
-    snapshot = bytes(cramjam.zstd.decompress(stored.compressed))
-    return State(stored.offset, stored.published, snapshot, stored.skipped, stored.settings, stored.timestamp)
+        raise PermanentError(f"The state has version {stored.version}, this Driftline reads {VERSION}")
+    if fold and stored.fold not in ("", fold):
+        raise PermanentError(f"The state is that of {for_log(stored.fold)}")
+    settings, timestamp = stored.settings, stored.timestamp
+    return State(stored.offset, stored.published, snapshot, stored.skipped, settings, timestamp, stored.fold)
+
+
+def _snapshot(stored: _Stored) -> bytes:
+    if stored.checksum not in (0, xxh3_64_intdigest(stored.compressed)):
+        raise DecodeError("its checksum is that of other bytes")
+    with mmap.mmap(-1, _MOST_INFLATED) as whole:  # of which only what is written takes memory
+        return whole[: cramjam.zstd.decompress_into(stored.compressed, whole)]
+
+
+def unusable(role: str, where: str, error: Exception) -> ConfigError:
+    """What a start says of a state that no fold can be built from."""
+    return ConfigError(
+        f"The state at {where} cannot be used: {for_log(str(error) or repr(error), 300)}. Install the Driftline that "
+        f"wrote it, or stop the role and run `driftline state reset --role {role}`, after which it builds its state "
+        "anew from the log"
+    )
 
 
 def check_settings(role: str, fold: str, then: Mapping[str, str], now: Mapping[str, str]) -> None:
@@ -179,13 +217,15 @@ async def read_found(consumer: AIOKafkaConsumer, partitions: Collection[TopicPar
     first = await consumer.beginning_offsets(partitions)
     end = await consumer.end_offsets(partitions)
     newest = await _read_to_end(consumer, {tp: max(first[tp], end[tp] - 1) for tp in partitions})
-    notes = {tp: decode_note(record.value) for tp, record in newest.items() if is_note(record)}
-    states = {tp: record for tp, record in newest.items() if tp not in notes and record.value is not None}
+    told = {tp: _note(record.value) for tp, record in newest.items() if is_note(record)}
+    notes = {tp: note for tp, note in told.items() if note is not None}
+    states = {tp: record for tp, record in newest.items() if tp not in told and record.value is not None}
     wanted = {tp: note.state_at for tp, note in notes.items() if note.state_at != NOWHERE}
     states |= await _read_to_end(consumer, wanted, notes=False)
     # The last offset may hold no record (a transaction's marker, say): then look through the whole partition.
     holes = [tp for tp in partitions if tp not in newest and end[tp] > first[tp]]
     holes += [tp for tp in wanted if tp not in states]
+    holes += told.keys() - notes.keys()
     states |= await _read_to_end(consumer, {tp: first[tp] for tp in holes}, notes=False)
     return {tp: Found(states.get(tp), notes.get(tp)) for tp in partitions}
 

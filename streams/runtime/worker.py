@@ -24,16 +24,16 @@ from typing import Any
 import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import InvalidTimestampError, KafkaError
-from aiokafka.structs import RecordMetadata
+from aiokafka.structs import ConsumerRecord, RecordMetadata
 from faust.types.tuples import TP
 
 from driftline.schemas.clock import Clock, SystemClock
 from driftline.schemas.codec import encode_event
-from driftline.schemas.errors import ConfigError, DriftlineError, RetryableError
+from driftline.schemas.errors import ConfigError, DriftlineError, PermanentError, RetryableError
 from driftline.schemas.events import CLOCK, Tick
 from driftline.schemas.topics import Topics
 from driftline.streams import metrics
-from driftline.streams.fold import FoldFactory, Output
+from driftline.streams.fold import Fold, FoldFactory, Output
 from driftline.streams.health import Health, HealthConfig, Note, serve
 from driftline.streams.ready import mark_ready
 from driftline.streams.runtime import state as states
@@ -299,7 +299,7 @@ class FaustRole:
         places = {tp: self._state_place(tp) for tp in assigned}
         async with asyncio.timeout(2 * self._config.request_timeout_s), self._reader() as reader:
             found = await states.read_found(reader, places.values())
-            kept = {tp: states.decode(record.value) for tp, place in places.items() if (record := found[place].state)}
+            kept = {tp: self._decoded(tp, record) for tp, place in places.items() if (record := found[place].state)}
             await states.check_log(reader, {TopicPartition(*tp): state for tp, state in kept.items()})
             beginnings = await reader.beginning_offsets([TopicPartition(*tp) for tp in assigned])
         partitions = {}
@@ -319,12 +319,30 @@ class FaustRole:
     def _state_place(self, tp: TP) -> TopicPartition:
         return TopicPartition(self._topics.state(self._sources[tp.topic].fold), tp.partition)
 
+    def _decoded(self, tp: TP, record: ConsumerRecord) -> states.State:
+        try:
+            return states.decode(record.value, self._sources[tp.topic].fold)
+        except PermanentError as error:
+            raise states.unusable(self.name, f"{record.topic}[{record.partition}]@{record.offset}", error) from error
+
+    def _fold(self, tp: TP, state: states.State | None) -> Fold:
+        factory = self._sources[tp.topic].factory
+        if state is None:
+            return factory(tp.partition, None)
+        try:
+            return factory(tp.partition, state.snapshot)
+        except (ConfigError, RetryableError, MemoryError):
+            raise
+        except Exception as error:  # whatever a snapshot of others makes of a fold
+            place = self._state_place(tp)
+            raise states.unusable(self.name, f"{place.topic}[{place.partition}]", error) from error
+
     def _open(self, tp: TP, epoch: int, found: states.Found, state: states.State | None, beginning: int) -> Partition:
         source = self._sources[tp.topic]
         if state is not None:
             states.check_settings(self.name, source.fold, state.settings, source.settings)
             state = msgspec.structs.replace(state, settings=dict(source.settings))
-        fold = source.factory(tp.partition, None if state is None else state.snapshot)
+        fold = self._fold(tp, state)
         fresh = states.State(beginning - 1, {}, b"", settings=dict(source.settings))
         gone: tuple[Gap, ...] = ()
         if state is not None and state.offset < fresh.offset:

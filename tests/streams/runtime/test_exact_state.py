@@ -395,6 +395,35 @@ async def test_a_setting_that_shaped_the_state_stops_the_role_until_it_is_back_o
     await traffic.check()
 
 
+async def test_a_state_that_nobody_of_ours_wrote_is_one_line_and_a_reset_is_the_way_out(
+    embedded_kafka: Broker, workers: list[Worker], tmp_path: Path
+) -> None:
+    async with Kafka(embedded_kafka.config(session_timeout_s=1.0, heartbeat_interval_s=0.2)) as kafka:
+        traffic, topic = Traffic(kafka), kafka.topics.state(ROLE)
+        await traffic.send(2)
+        foreign = (
+            b"\xdd\xff\xff\xff\xff",
+            await states.encode(states.State(3, {}, b"\x80", fold="judge")),
+            await states.encode(states.State(3, {}, b"no snapshot", fold=ROLE)),
+        )
+        for number, value in enumerate(foreign):
+            await kafka.send(topic, value, key=states.key(0), partition=0)
+            await kafka.send(topic, b"no note", key=states.note_key(0), partition=0)
+            refused = Worker(kafka.config, tmp_path / f"{number}.log")
+            workers.append(refused)
+            assert await refused.exit_code() == 78, refused.said
+            [line] = [line for line in refused.said.splitlines() if "cannot be used" in line]
+            assert f"`driftline state reset --role {ROLE}`" in line
+            assert "Traceback" not in refused.said
+        await eventually(partial(_is_stopped, kafka), "the role is no member any more")
+        await forget(kafka.config, await stored(kafka.config, kafka.topics, ROLE))
+        worker = Worker(kafka.config, tmp_path / "anew.log")
+        workers.append(worker)
+        await eventually(traffic.absorbed, "everything absorbed from the beginning")
+        await traffic.check()
+        assert await worker.terminate() == 0, worker.said
+
+
 async def _is_stopped(kafka: Kafka) -> bool:
     return not await members(kafka.config, f"{kafka.topics.prefix}.{ROLE}")
 

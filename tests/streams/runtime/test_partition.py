@@ -123,7 +123,7 @@ async def test_publishes_then_reports_then_saves_then_acknowledges() -> None:
     )
     assert bench.sent[3].key == b"p3"
     assert states.decode(bench.sent[3].value) == states.State(
-        11, {TOPICS.windows: 102}, b"[10, 11]", timestamp=Got(11).timestamp
+        11, {TOPICS.windows: 102}, b"[10, 11]", timestamp=Got(11).timestamp, fold="monitor"
     )
 
 

@@ -1,5 +1,7 @@
 import os
+import random
 
+import cramjam
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
@@ -24,6 +26,42 @@ async def test_a_state_of_another_version_is_refused() -> None:
 async def test_a_state_that_fits_no_record_is_refused_before_it_is_sent() -> None:
     with pytest.raises(PermanentError, match="spread the apps over more partitions"):
         await encode(State(0, {}, os.urandom(LIMIT)))
+
+
+ZEROS = bytes(cramjam.zstd.compress(bytes(2**28 + 1)))
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        (b"", "The record is no state"),
+        (b"\xff" * 100, "The record is no state"),
+        (b"\xdd\xff\xff\xff\xff", "The record is no state"),  # an array of four billion, it says
+        (b"\x91" * 5_000, "The record is no state"),
+        (pack([1, 0, {}, b"no zstd"]), "The record is no state"),
+        (pack([1, 0, {}, ZEROS]), "The record is no state"),
+        (pack([1, 0, {}, ZEROS, [], {}, -1, "", 7]), "its checksum is that of other bytes"),
+    ],
+)
+def test_what_is_no_state_is_refused_in_bounded_memory(value: bytes, why: str) -> None:
+    with pytest.raises(PermanentError, match=why):
+        decode(value)
+
+
+async def test_a_state_that_was_cut_or_is_anothers_is_refused() -> None:
+    value = await encode(State(offset=41, published={}, snapshot=os.urandom(1000), fold="drift"))
+    assert decode(value, "drift") == decode(value)
+    with pytest.raises(PermanentError, match="The state is that of drift"):
+        decode(value, "monitor")
+    rng = random.Random(1)
+    for _ in range(200):
+        damaged = bytearray(value)
+        damaged[rng.randrange(len(value))] ^= 1 << rng.randrange(8)
+        for wrong in (bytes(damaged), value[: rng.randrange(len(value))]):
+            try:
+                assert decode(wrong).snapshot == decode(value).snapshot
+            except PermanentError:
+                continue
 
 
 @on_each_broker

@@ -20,6 +20,7 @@ from driftline.producers.kafka import STOP_TIMEOUT_S, reader_options
 from driftline.producers.loop_thread import LoopThread
 from driftline.schemas.codec import DecodeError, decode
 from driftline.schemas.results import BreakerSignal, RollbackSignal
+from driftline.schemas.text import for_log
 from driftline.schemas.topics import Topics
 
 logger = logging.getLogger(__name__)
@@ -99,7 +100,7 @@ class SignalListener:
             else:
                 self._deliver(decode(record.value, BreakerSignal), self._on_breaker)
         except DecodeError as error:
-            logger.warning("skipped %s/%d at %d: %s", record.topic, record.partition, record.offset, error)
+            logger.warning("skipped %s/%d at %d: %s", record.topic, record.partition, record.offset, for_log(error))
 
     def _deliver(self, signal: S, callback: Callable[[S], object] | None) -> None:
         if signal.app != self._config.app or signal.id in self._seen:
@@ -110,4 +111,4 @@ class SignalListener:
         try:
             callback(signal)
         except Exception:  # the application's code: its failure must not end the listening
-            logger.exception("the callback for signal %s failed", signal.id)
+            logger.exception("the callback for signal %s failed", for_log(signal.id))

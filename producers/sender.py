@@ -105,7 +105,7 @@ class Sender:
             try:
                 self._thread = LoopThread(f"driftline-{self._config.app}", self._deliver)
             except RuntimeError as error:  # the interpreter is going down, or the system has no thread left
-                logger.warning("cannot start the sender's thread, will try again at the next event: %s", error)
+                logger.warning("cannot start the sender's thread, will try again at the next event: %r", error)
 
     async def _deliver(self) -> None:
         try:
@@ -174,7 +174,7 @@ class Sender:
 
     def _refused(self, batch: Batch, error: BaseException) -> None:
         """Of a batch with company the limit of bytes is our own, so a record over the broker's limit is one event."""
-        logger.warning("the broker refused a record of %d bytes: %s", len(batch.value), error)
+        logger.warning("the broker refused a record of %d bytes: %r", len(batch.value), error)
         self._buffer.settle(batch, "too_large")
 
     def _complain(self, error: BaseException) -> None:

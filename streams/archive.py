@@ -24,6 +24,7 @@ from driftline.schemas.codec import DecodeError, Reject, bounded, decode, decode
 from driftline.schemas.events import CONTROLS, Trace
 from driftline.schemas.ids import stable_id
 from driftline.schemas.results import DeadLetter, result_types
+from driftline.schemas.text import for_log
 from driftline.schemas.topics import LARGE, Topics
 from driftline.sinks.clickhouse.config import ClickHouseConfig
 from driftline.sinks.clickhouse.rows import Row, TraceRow, complete_row, decode_rows, result_row, settle_cost
@@ -50,6 +51,7 @@ FOREVER_MS = 2**31 - 1
 CLICKHOUSE = "clickhouse"
 MOST_RAW = LARGE  # bytes in a dead letter: base64 makes four of three, and its topic takes twice LARGE
 EXCERPT = 64 * 1024  # bytes in one of a record that has more
+TOLD = 2_000  # characters of a problem in a log line: a place, a reason and an example
 MOST_KEY = 1_000  # bytes: an app's name has at most 800
 
 
@@ -148,7 +150,7 @@ class Batch:
         first, record, positions = origins[bisect_right(origins, row, key=attrgetter("row")) - 1]
         if record.topic == self._topics.dlq:
             logger.error("ClickHouse refused the dead letter at %s[%d]@%d, left there: %s",
-                         record.topic, record.partition, record.offset, reason)  # fmt: skip
+                         record.topic, record.partition, record.offset, for_log(reason))  # fmt: skip
             return None
         if record.topic != self._topics.events:
             return dead_letter(record, Reject(-1, reason, record.value or b""))
@@ -269,7 +271,7 @@ class Archive:
             "good event comes",
         )
         if self._poison.is_news(*tp):
-            logger.error("%s.", problem)
+            logger.error("%s.", for_log(problem, TOLD))
 
     async def _write(self, batch: Batch) -> None:
         refusals = await asyncio.gather(*(self._insert(batch, table) for table in batch.rows))
@@ -305,7 +307,7 @@ class Archive:
         first = letters[0]
         logger.warning(
             "%d dead letters, the first from %s[%d]@%d: %s",
-            *(len(letters), first.topic, first.partition, first.offset, first.reason),
+            *(len(letters), first.topic, first.partition, first.offset, for_log(first.reason)),
         )
         async for attempt in AsyncRetrying(
             retry=retry_if_exception(_will_pass),
@@ -333,7 +335,7 @@ class Archive:
         try:
             await self._consumer.commit(mine)
         except (CommitFailedError, IllegalStateError) as error:
-            logger.info("Offsets not committed, the group is rebalancing: %s", error)
+            logger.info("Offsets not committed, the group is rebalancing: %r", error)
 
 
 def _will_pass(error: BaseException) -> bool:

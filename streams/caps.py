@@ -1,4 +1,4 @@
-"""Limits that a role has reached since it started: what it counts under `(other)`, or does not watch. For its health."""
+"""Limits that a role has reached since it started, for its health: what counts under `(other)`, or is not watched."""
 
 from driftline.streams import metrics
 from driftline.streams.health import Note

@@ -26,6 +26,7 @@ from driftline.schemas.clock import Clock, SystemClock
 from driftline.schemas.codec import DecodeError, decode
 from driftline.schemas.errors import ConfigError, PermanentError, RetryableError
 from driftline.schemas.results import Alert, BreakerSignal, RollbackSignal
+from driftline.schemas.text import for_log
 from driftline.schemas.topics import Topics
 from driftline.sinks.notify.base import Notice, Notifier, episode, notice_id, phase
 from driftline.sinks.notify.build import open_notifiers
@@ -203,7 +204,7 @@ class Courier(ConsumerRebalanceListener):
             notice = decode(record.value, self._types[tp.topic])
         except DecodeError as error:
             self.counts["undecodable"] += 1
-            logger.error("%s[%d] offset %d cannot be told: %s", tp.topic, tp.partition, record.offset, error)
+            logger.error("%s[%d] offset %d cannot be told: %s", tp.topic, tp.partition, record.offset, for_log(error))
             return None
         committed = self._committed[tp]
         if record.offset < committed:
@@ -264,7 +265,8 @@ class Courier(ConsumerRebalanceListener):
         self.counts["undelivered"] += 1
         self._not_told(notice, reason)
         logger.error(
-            "%s has not been told of %s (%s): %s", self._notifier.name, episode(notice), notice_id(notice), reason
+            "%s has not been told of %s (%s): %s",
+            *(self._notifier.name, for_log(episode(notice)), for_log(notice_id(notice)), for_log(reason)),
         )
 
     def _remember(self, notice: Notice) -> None:

@@ -12,6 +12,7 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from driftline.schemas.errors import DriftlineError, PermanentError, RetryableError
+from driftline.schemas.text import for_log
 from driftline.sinks.clickhouse.client import connect_async
 from driftline.sinks.clickhouse.config import ClickHouseConfig
 from driftline.sinks.clickhouse.errors import classify, is_missing
@@ -39,6 +40,7 @@ _COMPRESS: dict[str, Callable[[bytes], bytes]] = {  # one frame per chunk
     "lz4": lambda data: bytes(cramjam.lz4.compress(data)),
     "zstd": lambda data: bytes(cramjam.zstd.compress(data, 1)),
 }
+TOLD = 2_000  # characters of an error in a log line: ClickHouse quotes the row in it
 _ROWS_PER_CHUNK = 256  # about as much as a socket takes at once
 
 
@@ -173,7 +175,7 @@ def _retrying(config: ClickHouseConfig, what: str, on_failure: OnFailure | None)
         assert state.next_action is not None
         error = state.outcome.exception()
         assert error is not None
-        logger.warning("Could not %s, trying again in %.1f s: %s", what, state.next_action.sleep, error)
+        logger.warning("Could not %s, trying again in %.1f s: %s", what, state.next_action.sleep, for_log(error, TOLD))
         if on_failure is not None:
             on_failure(what, error)
 

@@ -21,6 +21,7 @@ from tenacity import (
 from driftline.schemas.clock import Clock, utc
 from driftline.schemas.config import Config
 from driftline.schemas.errors import PermanentError, RetryableError
+from driftline.schemas.text import for_log
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +92,7 @@ class HttpSender:
 
     def _log_retry(self, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
-        logger.warning("%s; try %d, the next in %.1f s.", error, state.attempt_number, state.upcoming_sleep)
+        logger.warning("%s; try %d, the next in %.1f s.", for_log(error), state.attempt_number, state.upcoming_sleep)
 
     def _redact(self, text: str) -> str:
         for secret in self._secrets:

@@ -12,6 +12,7 @@ from driftline.schemas.clock import Clock
 from driftline.schemas.codec import encode as encode_result
 from driftline.schemas.errors import PermanentError
 from driftline.schemas.results import Progress
+from driftline.schemas.text import for_log
 from driftline.schemas.topics import Topics
 from driftline.streams import metrics
 from driftline.streams.fold import Fold, Output, sent_at
@@ -245,7 +246,8 @@ class Partition:
         ]
         await self._publish(outputs)
         logger.error(
-            "%s put %s aside, which has ended it again and again: %s", self.name, where, why or quarantine.ENDED
+            "%s put %s aside, which has ended it again and again: %s",
+            *(self.name, where, for_log(why or quarantine.ENDED)),
         )
         self._skipped += (states.Skipped(record.offset, record.timestamp),)
         self._noted = False

@@ -31,6 +31,7 @@ from driftline.schemas.clock import Clock, SystemClock
 from driftline.schemas.codec import encode_event
 from driftline.schemas.errors import ConfigError, DriftlineError, PermanentError, RetryableError
 from driftline.schemas.events import CLOCK, Tick
+from driftline.schemas.text import for_log
 from driftline.schemas.topics import Topics
 from driftline.streams import metrics
 from driftline.streams.fold import Fold, FoldFactory, Output
@@ -50,6 +51,7 @@ from driftline.streams.supervisor import EXIT_CONFIG
 
 logger = logging.getLogger(__name__)
 
+TOLD = 2_000  # characters of what ended the role, in a log line: with what to do
 BROKER_TIMEOUT_S = 60.0  # to wait for a broker at the start, before a supervisor tries again
 LAST_SAVE_S = 1.5  # of the three seconds that a supervisor waits; a save takes milliseconds, a run's absorbing may not
 LEAVE_S = 1.0  # of the rebalance that waits for it; a small record takes milliseconds
@@ -189,7 +191,8 @@ class FaustRole:
         elif not self._failed.is_set():
             # A known error says in its message what to do; for the others the way there matters.
             trace = None if isinstance(error, DriftlineError) else error
-            logger.error("Role %s %s and stops: %s", self.name, what, error or repr(error), exc_info=trace)
+            told = for_log(str(error) or repr(error), TOLD)
+            logger.error("Role %s %s and stops: %s", self.name, what, told, exc_info=trace)
             if error is not None:
                 metrics.erred(self.name, error)
             self._code = EXIT_CONFIG if isinstance(error, ConfigError) else 1
@@ -211,7 +214,7 @@ class FaustRole:
                 await partition.take(run, event.ack)
                 self._lag.taken(TopicPartition(run.topic, run.partition), run.records[-1].timestamp)
             except Raised as error:
-                logger.error("%s failed on %s[%d], %s", partition.name, run.topic, run.partition, error)
+                logger.error("%s failed on %s[%d], %s", partition.name, run.topic, run.partition, for_log(error))
                 metrics.erred(partition.name, error.__cause__ or error)
                 await self._build_again(TP(run.topic, run.partition))
             except Exception as error:  # noqa: BLE001 (whatever it is: Faust would acknowledge the run and go on)

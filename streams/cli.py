@@ -40,8 +40,9 @@ def main(ctx: click.Context, config: Path | None, verbose: bool) -> None:
     """Streaming telemetry for LLM applications: drift, quality, cost and rollback signals over Kafka.
 
     \b
-    Exit codes: 0 done; 1 it did not work, or what was compared differs; 2 wrong command line;
-    70 a bug of ours; 78 wrong settings; 130 ended by Ctrl-C; 141 the output's reader went away.
+    Exit codes: 0 done; 1 it did not work, or what was compared differs;
+    2 wrong command line; 70 a bug of ours; 78 wrong settings;
+    130 ended by Ctrl-C; 141 the output's reader went away.
     """
     set_up(verbose=verbose, libraries=ctx.invoked_subcommand in ("worker", "up", "demo"))
     ctx.obj = config

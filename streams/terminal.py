@@ -79,8 +79,20 @@ def _leave() -> None:
     os._exit(EXIT_INTERRUPTED)
 
 
-class Cli(click.Group):
+class Group(click.Group):
+    """Help names each command with its whole first sentence."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        lines = [(name, command.get_short_help_str(limit=1_000)) for name, command in commands if command is not None]
+        with formatter.section("Commands"):
+            formatter.write_dl(lines)
+
+
+class Cli(Group):
     """Failures are one line and an exit code, not a traceback."""
+
+    group_class = Group
 
     def invoke(self, ctx: click.Context) -> object:
         try:
@@ -93,13 +105,6 @@ class Cli(click.Group):
             is_role = ctx.invoked_subcommand == "worker" and not isinstance(error, DriftlineError)
             ctx.exit(fail(error, verbose=is_role or bool(ctx.params.get("verbose"))))
         return found
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Each command with its whole first sentence."""
-        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
-        lines = [(name, command.get_short_help_str(limit=1_000)) for name, command in commands if command is not None]
-        with formatter.section("Commands"):
-            formatter.write_dl(lines)
 
     def main(self, *args: Any, **extra: Any) -> Any:
         if not extra.get("standalone_mode", True):

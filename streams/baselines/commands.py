@@ -15,7 +15,7 @@ from driftline.streams.operate.commands import (
     until_option,
 )
 from driftline.streams.operate.times import show_time
-from driftline.streams.terminal import run
+from driftline.streams.terminal import Group, run
 
 
 class Duration(click.ParamType):
@@ -32,7 +32,7 @@ class Duration(click.ParamType):
             self.fail(f"{value!r} is no duration: write 90s, 15m, 2h, 1d12h", param, ctx)
 
 
-@click.group("baseline")
+@click.group("baseline", cls=Group)
 def baseline_group() -> None:
     """What detectors hold apps against: fit it from stored traffic, list it, look at it."""
 

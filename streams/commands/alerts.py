@@ -13,8 +13,14 @@ from driftline.schemas.errors import PermanentError
 from driftline.schemas.text import for_log, for_terminal
 from driftline.streams.commands.common import answer, ask, demo_flag, json_flag
 from driftline.streams.commands.query import reach
+from driftline.streams.listing import Column, Listing
 from driftline.streams.operate.commands import app_option, check_order, settings_of, since_option, until_option
+from driftline.streams.terminal import Group
 
+COLUMNS = (
+    *(Column("id", least=12), Column("fired (UTC)"), Column("state"), Column("app"), Column("release"), Column("rule")),
+    Column("summary", least=30),
+)
 SHOWN = 12  # characters of an id that tell episodes apart
 
 EPISODES = """
@@ -34,7 +40,7 @@ LIMIT {limit:UInt32}
 ONE = "SELECT * EXCEPT (ingested_at) FROM alerts WHERE startsWith(id, {id:String}) ORDER BY ts LIMIT 1000"
 
 
-@click.group("alerts")
+@click.group("alerts", cls=Group)
 def alerts_group() -> None:
     """What fired: list episodes, look at one."""
 
@@ -95,20 +101,14 @@ def alerts_show(ctx: click.Context, id_: str, of_demo: bool, as_json: bool) -> N
 
 
 def _episodes(found: list[dict[str, Any]]) -> RenderableType:
-    table = Table()
-    for name in ("id", "fired (UTC)", "state", "app", "release", "rule", "summary"):
-        table.add_column(name, no_wrap=name in ("id", "state"), overflow="fold")
-    for row in found:
-        table.add_row(
-            for_terminal(row["id"][:SHOWN]),
-            row["fired_at"][:19],
-            _state(row),
-            for_terminal(row["app"]),
-            for_terminal(row["release"]),
-            for_terminal(f"{row['rule']} {row['component']}".strip()),
-            for_terminal(row["summary"]),
+    rows = [
+        (
+            row["id"][:SHOWN], row["fired_at"][:19], _state(row), row["app"], row["release"],
+            f"{row['rule']} {row['component']}".strip(), row["summary"],
         )
-    return Stack(table, f"{len(found):,} episodes") if found else Text("No alert.")
+        for row in found
+    ]  # fmt: skip
+    return Stack(Listing(COLUMNS, rows), f"{len(found):,} episodes") if found else Text("No alert.")
 
 
 def _state(row: dict[str, Any]) -> Text:

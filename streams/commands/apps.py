@@ -3,17 +3,19 @@
 from typing import Any
 
 import click
-from rich.console import Group as Stack
 from rich.console import RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from driftline.schemas.clock import SystemClock
-from driftline.schemas.text import for_terminal
 from driftline.streams.commands.common import answer, ask, demo_flag, json_flag
 from driftline.streams.commands.query import reach
+from driftline.streams.listing import Column, Listing
 from driftline.streams.operate.commands import check_order, settings_of, since_option, until_option
 
+COLUMNS = (
+    *(Column("app"), Column("requests", numeric=True), Column("errors", numeric=True), Column("USD", numeric=True)),
+    *(Column("releases", least=6), Column("models", least=8), Column("last (UTC)", least=8), Column("alerts", least=6)),
+)
 LISTED = 20  # releases and models of an app: the most frequent
 
 SQL = """
@@ -59,21 +61,17 @@ def apps_command(
 
 
 def _shown(apps: list[dict[str, Any]]) -> RenderableType:
-    table = Table()
-    table.add_column("app", overflow="fold", min_width=12)
-    for name in ("requests", "errors", "USD"):
-        table.add_column(name, justify="right", min_width=len(name))
-    for name in ("releases", "models", "last (UTC)", "open alerts"):
-        table.add_column(name, overflow="fold")
-    for app in apps:
-        table.add_row(
-            for_terminal(app["app"]),
+    rows = [
+        (
+            app["app"],
             f"{app['requests']:,}",
             f"{app['errors'] / app['requests']:.2%}",
-            "" if app["cost_usd"] is None else f"{app['cost_usd']:,.4f}",
-            for_terminal(", ".join(filter(None, app["releases"]))),
-            for_terminal(", ".join(filter(None, app["models"]))),
+            None if app["cost_usd"] is None else f"{app['cost_usd']:,.4f}",
+            ", ".join(filter(None, app["releases"])),
+            ", ".join(filter(None, app["models"])),
             app["last"][:19],
-            Text(str(app["open_alerts"]), "bold red") if app["open_alerts"] else "",
+            Text(str(app["open_alerts"]), "bold red") if app["open_alerts"] else None,
         )
-    return table if apps else Stack(Text("No app has sent a request: README shows how to emit events."))
+        for app in apps
+    ]
+    return Listing(COLUMNS, rows) if apps else Text("No app has sent a request: README shows how to emit events.")

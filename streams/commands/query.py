@@ -10,11 +10,10 @@ from typing import IO
 import click
 from rich.console import Group as Stack
 from rich.console import RenderableType
-from rich.table import Table
 from rich.text import Text
 
-from driftline.schemas.text import for_terminal
 from driftline.sinks.clickhouse.config import ClickHouseConfig
+from driftline.streams.listing import Column, Listing
 from driftline.streams.operate.commands import settings_of
 from driftline.streams.output import write
 from driftline.streams.settings import Settings
@@ -77,7 +76,7 @@ def query_command(
         with reach(settings, of_demo) as clickhouse:
             found = read_rows(clickhouse, statement.sql, limit)
         note = f"the first {limit:,} rows: --limit shows more, -o FILE has all" if found.more else ""
-        _show(_table(found.columns, found.rows, note), len(found.rows))
+        _show(_table(found.columns, found.rows, note))
         return
     name = statement.format or FORMATS[chosen]
     if to is None and name in BINARY and sys.stdout.isatty():
@@ -122,16 +121,12 @@ def _by_ending(to: Path | None, own_format: str | None) -> str:
 
 
 def _table(columns: Iterable[tuple[str, bool]], rows: Iterable[Iterable[object]], note: str) -> RenderableType:
-    table = Table()
-    for name, numeric in columns:
-        table.add_column(for_terminal(name), justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*("" if value is None else for_terminal(value) for value in row))
+    table = Listing((Column(name, numeric) for name, numeric in columns), rows)
     return Stack(table, Text(note, "dim")) if note else table
 
 
-def _show(table: RenderableType, rows: int) -> None:
-    if console.is_terminal and sys.stdin.isatty() and rows > console.height - 5:
+def _show(table: RenderableType) -> None:
+    if console.is_terminal and sys.stdin.isatty() and len(console.render_lines(table)) > console.height - 2:
         os.environ.setdefault("LESS", "-RSFX")  # colours, long lines to the side, and no pager for what fits
         with console.pager(styles=True):
             console.print(table)

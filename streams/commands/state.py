@@ -3,10 +3,10 @@
 import click
 
 from driftline.streams.operate.commands import settings_of
-from driftline.streams.terminal import console, run
+from driftline.streams.terminal import Group, console, run
 
 
-@click.group("state")
+@click.group("state", cls=Group)
 def state_group() -> None:
     """What roles remember."""
 

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from driftline.schemas.text import for_log, for_terminal
+from driftline.streams.listing import Column, Listing
 from driftline.streams.operate.balance import Balance, Difference
 from driftline.streams.operate.comparison import SHAPES, Comparison
 from driftline.streams.operate.letters import SHOWN, Letter, Outcome, pretty
@@ -17,6 +18,11 @@ from driftline.streams.operate.times import show_time
 
 MOST = 50  # lines of a table
 ALTERED = 2_000  # characters of what somebody altered, with the way back
+
+LETTERS = (
+    *(Column("id", least=12), Column("written"), Column("app"), Column("where"), Column("reason", least=20)),
+    Column("sent again"),
+)
 
 STAGES = {
     "reading": "Reading the events topic (records)",
@@ -180,20 +186,18 @@ def letter_fields(found: Letter) -> dict[str, Any]:
 
 
 def letters(found: Sequence[Letter], of: int) -> RenderableType:
-    table = Table()
-    for name in ("id", "written", "app", "where", "reason", "sent again"):
-        table.add_column(name, no_wrap=name != "reason")
-    for item in found:
-        was = item.letter
-        table.add_row(
-            for_terminal(was.id[:12]),
+    rows = [
+        (
+            item.id[:12],
             show_time(item.at)[:19],
-            for_terminal(_text(was.key or b"")),
-            for_terminal(_where(item)),
-            for_terminal(was.reason),
-            "" if item.requeued_at is None else show_time(item.requeued_at)[:19],
+            _text(item.letter.key or b""),
+            _where(item),
+            item.letter.reason,
+            None if item.requeued_at is None else show_time(item.requeued_at)[:19],
         )
-    return Stack(table, f"{len(found):,} of {of:,} dead letters")
+        for item in found
+    ]
+    return Stack(Listing(LETTERS, rows), f"{len(found):,} of {of:,} dead letters")
 
 
 def letter(found: Letter, wrong: str) -> RenderableType:

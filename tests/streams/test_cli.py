@@ -1,6 +1,8 @@
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -65,3 +67,17 @@ def test_a_broker_that_is_not_there_is_one_line(cli: CliRunner, monkeypatch: pyt
     assert result.exit_code == 1
     assert "127.0.0.1:1" in result.stderr
     assert "Traceback" not in result.output
+
+
+def test_help_is_whole_on_any_screen(cli: CliRunner) -> None:
+    def groups(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+        if isinstance(command, click.Group):
+            yield path
+            for name, inner in command.commands.items():
+                yield from groups(inner, (*path, name))
+
+    for path in groups(main):
+        for width in (40, 80):
+            text = cli.invoke(main, [*path, "--help"], terminal_width=width).stdout
+            assert "..." not in text.partition("Commands:")[2], path
+            assert width == 40 or max(map(len, text.splitlines())) <= 80

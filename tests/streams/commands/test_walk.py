@@ -151,7 +151,7 @@ ON_A_TERMINAL = [
     "query --format json SELECT * FROM traces",
     "query --format markdown SELECT * FROM alerts",
     "query SELECT * FROM scores FORMAT Vertical",
-    "query SELECT * FROM scores",
+    "query SELECT name FROM scores WHERE position(name, '[2J') > 0 LIMIT 1",
 ]
 
 

@@ -80,7 +80,7 @@ class Engine:
         self._monotonic = monotonic
         self._sessions: dict[str, _Session] = {}
         self._lock = threading.Lock()
-        self._keeper, self._table_functions = _open(self._path)  # holds the folder open between requests
+        self._keeper, self._known = _open(self._path)  # holds the folder open between requests
         row = self._keeper.query("SELECT version(), serverTimezone()", "TSV").bytes().decode().split()
         self.version, self.timezone = row
 
@@ -121,7 +121,7 @@ class Engine:
         for table in call.external:
             name = _identifier(table.name)
             create = f"CREATE TEMPORARY TABLE {name} ({table.structure})".encode()
-            guard.check(_canonical(connection, create), self._table_functions)
+            guard.check(_canonical(connection, create), self._known)
             connection.query(create)
             self._insert(connection, call, Insert(f"INSERT INTO {name}".encode(), b"", table.format, table.data))
         try:
@@ -131,7 +131,7 @@ class Engine:
             sql = statement.sql
             if sql.strip():
                 canonical = _canonical(connection, sql)
-                guard.check(canonical, self._table_functions)
+                guard.check(canonical, self._known)
                 if call.read_only and not guard.only_reads(canonical):
                     raise _READ_ONLY
                 sql = guard.by_our_ids(canonical, sql)
@@ -154,7 +154,7 @@ class Engine:
             insert.settings,
             insert.format.encode(errors="surrogateescape"),
         )
-        guard.check_insert(_canonical(connection, sql), spool.path, self._table_functions)
+        guard.check_insert(_canonical(connection, sql), spool.path, self._known)
         return connection.query(_mark(call.id) + sql, params=call.parameters)
 
     @contextlib.contextmanager
@@ -216,20 +216,24 @@ def _settings(connection: Any, call: Call) -> Iterator[None]:
             connection.query(sql)
 
 
-def _open(path: str) -> tuple[Any, frozenset[str]]:
-    """The connection that holds the folder, and the names of all table functions, in lower case. The engine is asked
-    what settings it has before it opens any data."""
+def _open(path: str) -> tuple[Any, guard.Known]:
+    """The connection that holds the folder, and the names of all functions. The engine is asked what it has before it
+    opens any data."""
     asking = _chdb.connect(":memory:")
     try:
         settings = [(row[0], row[1]) for row in _rows(asking, "SELECT name, type FROM system.settings")]
-        functions = frozenset(row[0].lower() for row in _rows(asking, "SELECT name FROM system.table_functions"))
+        known = guard.Known(_lower(asking, "system.functions"), _lower(asking, "system.table_functions"))
     finally:
         asking.close()
     config = limits.configuration(settings)
     try:
-        return _chdb.connect(f"{path}?config-file={config}"), functions
+        return _chdb.connect(f"{path}?config-file={config}"), known
     finally:
         shutil.rmtree(config.parent)
+
+
+def _lower(connection: Any, table: str) -> frozenset[str]:
+    return frozenset(row[0].lower() for row in _rows(connection, f"SELECT name FROM {table}"))
 
 
 def _mark(id_: str) -> bytes:

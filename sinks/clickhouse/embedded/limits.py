@@ -13,15 +13,16 @@ from xml.sax.saxutils import escape
 
 ENGINES = (
     *("MergeTree", "ReplacingMergeTree", "SummingMergeTree", "AggregatingMergeTree", "CollapsingMergeTree"),
-    *("VersionedCollapsingMergeTree", "Memory", "Null", "View", "MaterializedView", "Log", "TinyLog", "Buffer"),
+    *("VersionedCollapsingMergeTree", "Memory", "Null", "View", "MaterializedView", "Log", "TinyLog"),
 )
+DATABASES = ("Atomic", "Memory")
 GRANTS = (
     "SHOW, SELECT, INSERT, ALTER UPDATE, ALTER DELETE, ALTER COLUMN, ALTER INDEX, ALTER PROJECTION, ALTER CONSTRAINT, "
     "ALTER ORDER BY, ALTER SAMPLE BY, ALTER TTL, ALTER MATERIALIZE TTL, ALTER SETTINGS, ALTER VIEW, "
     "ALTER MODIFY COMMENT, CREATE DATABASE, CREATE TABLE, CREATE VIEW, DROP DATABASE, DROP TABLE, DROP VIEW, TRUNCATE, "
     "OPTIMIZE, CHECK, KILL QUERY ON *.*",
     "CREATE TEMPORARY TABLE ON *.*",
-    *(f"TABLE ENGINE ON {engine}" for engine in ENGINES),
+    *(f"TABLE ENGINE ON {engine}" for engine in (*ENGINES, *DATABASES)),
 )
 MEMORY = 4 * 2**30  # bytes of all queries together: what a laptop can spare beside the roles
 RESULT = 2**30  # bytes of an answer, which is made whole before it is sent

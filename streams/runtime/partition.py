@@ -182,6 +182,8 @@ class Partition:
         try:
             outputs = await self._fold.absorb(records)
         except Exception as error:
+            if isinstance(error, MemoryError):
+                raise  # ends the process, and the note says at what
             if not quarantine.is_its_fault(error):
                 await self.close_note()
                 raise

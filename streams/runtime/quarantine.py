@@ -11,7 +11,8 @@ looks more closely:
 2. one record ended it: once more, alone;
 3. one record ended it twice, alone: it is skipped. The skip is part of the state, so whoever goes on knows of it.
 
-A fold that raised has absorbed a part: it is dropped and built anew from its state, as after a crash. A healthy role
+A fold that raised has absorbed a part: it is dropped and built anew from its state, as after a crash. One that had no
+memory for a record ends its process, as if it were killed: with the rest of its memory nobody can go on. A healthy role
 pays a few small records after each start, and nothing after that. What is not the record's fault does not count: notes
 are closed before results are published, and when a rebalance takes the partition away; errors that pass by themselves,
 or that are settings', end the process as ever.
@@ -96,8 +97,8 @@ def suspects(note: Note | None, absorbed: int) -> Suspects | None:
 
 
 def is_its_fault(error: Exception) -> bool:
-    """Whether the record is why a fold raised: not for what passes by itself, nor for settings, nor for memory."""
-    return not isinstance(error, RetryableError | ConfigError | MemoryError)
+    """Whether the record is why a fold raised: not for what passes by itself, nor for settings."""
+    return not isinstance(error, RetryableError | ConfigError)
 
 
 def reason(error: Exception) -> str:

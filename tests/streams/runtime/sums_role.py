@@ -6,6 +6,7 @@ python sums_role.py '{"brokers": …, "prefix": …, "partitions": …, …}'   
 import json
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -63,6 +64,8 @@ class Sums:
         for record in records:
             if record.value == b"poison":
                 raise ValueError("this fold does not take poison")
+            if record.value == b"hungry":
+                bytearray(2**40)
             if record.value == b"deadly":
                 os.kill(os.getpid(), signal.SIGKILL)
             if record.value == b"talkative":
@@ -95,6 +98,7 @@ class Sums:
 class Options(msgspec.Struct, kw_only=True):
     kill_at: str = ""  # a step of the cycle: kill -9 this process there …
     kill_after: int = 1  # … when it is reached for the n-th time
+    memory: int = 0  # bytes of address space it may take; 0: any
     padding: int = 0  # bytes of incompressible state
     ticker: bool = False
     deaf: bool = False  # fetches nothing, as if the consumer had gone silent
@@ -109,6 +113,8 @@ def main() -> None:
     names = [name for name in Options.__struct_fields__ if name in arguments]
     options = msgspec.convert({name: arguments.pop(name) for name in names}, Options)
     config = KafkaConfig(**arguments)
+    if options.memory:
+        resource.setrlimit(resource.RLIMIT_AS, (options.memory, options.memory))
     topics = Topics(config.prefix)
     reached = 0
     watch.LOOK_S = 0.5  # so that every test has the watch at work

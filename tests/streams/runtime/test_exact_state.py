@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -270,6 +270,32 @@ async def test_records_that_raise_or_kill_are_put_aside_and_the_others_count_onc
     async with aiohttp.ClientSession(f"http://127.0.0.1:{free_port}") as session, session.get("/healthz") as answer:
         assert answer.status == 503
         assert "monitor goes on without 2 records" in await answer.text()
+    assert await worker.terminate() == 0, worker.said
+
+
+@pytest.mark.slow
+async def test_a_storm_of_kills_puts_aside_what_is_bad_and_nothing_else(
+    quick: Kafka, workers: list[Worker], tmp_path: Path
+) -> None:
+    """kill -9 at any moment, while records raise, kill, or take more memory than there is."""
+    traffic, rng = Traffic(quick), random.Random(3)
+    bad: set[tuple[int, int]] = set()
+    for value in (b"poison", b"deadly", b"hungry", b"poison"):
+        await traffic.send(5)
+        partition = rng.randrange(2)
+        bad.add((partition, (await quick.send(quick.topics.events, value, partition=partition)).offset))
+        await traffic.send(5)
+    for number in range(60):
+        worker = Worker(quick.config, tmp_path / f"{number}.log", memory=4 * 2**30)
+        workers.append(worker)
+        with suppress(TimeoutError):
+            await worker.exit_code(rng.uniform(1.5, 4.0) if number < 12 else 15.0)
+        if worker.process.poll() is None and await traffic.absorbed():
+            break
+        worker.end()
+    await traffic.check()
+    letters = [decode(record.value, DeadLetter) for record in await quick.read(quick.topics.dlq)]
+    assert {(letter.partition, letter.offset) for letter in letters} == bad
     assert await worker.terminate() == 0, worker.said
 
 

@@ -61,6 +61,8 @@ class Absorbed:
                     raise RecursionError("too deep")
                 case b"kills":
                     raise Killed
+                case b"is large":
+                    raise MemoryError
                 case b"waits":
                     raise RetryableError("Kafka is away")
                 case b"is refused":
@@ -122,7 +124,7 @@ class World:
                     await partition.take(Run("src", 0, 1, first, records), lambda: None)
                 await partition.save()
                 return fold.offsets
-            except Killed:
+            except (Killed, MemoryError):
                 self.deaths += 1
             except Raised:
                 self.raised += 1
@@ -153,11 +155,12 @@ async def test_a_record_that_raises_is_put_aside_with_its_traceback_and_the_othe
     assert world.told == ["fold goes on without 1 records of src[0] that ended it, the last at offset 9"]
 
 
-async def test_a_record_that_kills_is_put_aside_after_four_deaths() -> None:
+@pytest.mark.parametrize("kind", [b"kills", b"is large"])
+async def test_a_record_that_kills_is_put_aside_after_four_deaths(kind: bytes) -> None:
     """One of an unknown run, one of a run, two of the record alone."""
     world = World([b"good"] * 8, save_every=1)
     await world.live()
-    world.records += [Got(8 + i, value) for i, value in enumerate(values(3, kind=b"kills"))]
+    world.records += [Got(8 + i, value) for i, value in enumerate(values(3, kind=kind))]
     assert await world.live() == [i for i in range(28) if i != 11]
     assert world.deaths <= 4
     [letter] = world.letters

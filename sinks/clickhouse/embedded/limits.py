@@ -7,7 +7,7 @@ those that keep data in the folder or in memory, and may change no setting but t
 import os
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -27,10 +27,12 @@ GRANTS = (
 MEMORY = 4 * 2**30  # bytes of all queries together: what a laptop can spare beside the roles
 RESULT = 2**30  # bytes of an answer, which is made whole before it is sent
 QUERY_S = 600  # the longest that a query may run; 60 unless it says otherwise
-FIXED = {
+FIXED = {  # a statement stands in the text of another, which asks for its canonical form; VALUES are literals
     "max_query_size": 2**20,
     "input_format_values_interpret_expressions": 0,
-}  # see statement.py: VALUES are literals
+    "max_temporary_data_on_disk_size_for_user": 16 * 2**30,
+}
+THREADS = 64  # of each kind, whatever a query asks for
 BOUNDS = {  # what a query has unless it says otherwise, the least and the most; 0 would be without limit
     "max_memory_usage": (MEMORY, 1, MEMORY),
     "max_result_bytes": (RESULT, 1, RESULT),
@@ -45,9 +47,10 @@ SETTINGS = re.compile(  # of queries and formats; none of them names a file or a
     r"|database|any_join_distinct_right_table_keys|do_not_merge_across_partitions_select_final"
 )
 NEVER = re.compile(  # other ways around the bounds, and those of the parser, which keep it from a stack's end
-    r"max_memory_usage_\w+|max_untracked_memory|max_parser_\w+|max_(expanded_)?ast_\w+|max_query_size|max_sessions_for_user"
+    r"max_memory_usage_\w+|max_untracked_memory|max_parser_\w+|max_(expanded_)?ast_\w+|max_temporary_\w+|max_query_size|max_sessions_for_user"
     r"|input_format_values_\w+"
 )
+THREAD_SETTINGS = re.compile(r"max_\w+_threads|max_threads(_for_indexes)?")
 TEXTS = frozenset(
     {
         *("session_timezone", "log_comment", "insert_deduplication_token", "format_csv_null_representation"),
@@ -63,7 +66,7 @@ def may_change(name: str, kind: str) -> bool:
     return name in TEXTS if kind in ("String", "Map") else True
 
 
-def configuration(settings: Iterable[tuple[str, str]]) -> Path:
+def configuration(settings: Sequence[tuple[str, str]]) -> Path:
     """A configuration file in a folder of its own, for the engine's start. `settings`: name and type of each."""
     folder = Path(tempfile.mkdtemp(prefix="driftline-clickhouse-"))
     fixed = "".join(f"<{name}><const/></{name}>" for name, kind in settings if not may_change(name, kind))
@@ -71,6 +74,9 @@ def configuration(settings: Iterable[tuple[str, str]]) -> Path:
     values = {**FIXED, "max_memory_usage_for_user": MEMORY, **{name: bound[0] for name, bound in BOUNDS.items()}}
     profile = "".join(f"<{name}>{value}</{name}>" for name, value in values.items())
     bounds = "".join(f"<{name}><min>{low}</min><max>{high}</max></{name}>" for name, (_, low, high) in BOUNDS.items())
+    bounds += "".join(
+        f"<{name}><max>{THREADS}</max></{name}>" for name, _ in settings if THREAD_SETTINGS.fullmatch(name)
+    )
     users = f"""<clickhouse>
 <profiles><default>{profile}<constraints>{fixed}{bounds}</constraints></default></profiles>
 <quotas><default/></quotas>

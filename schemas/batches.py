@@ -6,7 +6,7 @@ that comes again at every fetch, since the position never moves. `bounded_batche
 `value_deserializer`, changes both: a batch is inflated up to a limit, and one that cannot be read is passed over by its
 offsets, as one record whose value says so (`schemas.codec.unreadable`): for decoders it is a reject with the reason.
 
-aiokafka has no such setting, so importing this module wraps three of its parts; `tests/contract` pins them. Consumers
+aiokafka has no such setting, so importing this module wraps four of its parts; `tests/contract` pins them. Consumers
 without `bounded_batches`, such as an application's own beside our SDK, behave as they did.
 """
 
@@ -29,10 +29,13 @@ from driftline.schemas.codec import unreadable
 
 MOST_BYTES = 64 * 2**20  # inflated: four of the largest records that a topic of ours takes
 MOST_RECORDS = 250_000  # as many of the shortest events as a producer may send at once: 16 MiB of 62 bytes each
+MOST_HEADERS = 100  # of a record; who has more gets none, and where they are most of it, no record: 2 bytes make 64
 ATTEMPTS = 3  # at a batch whose CRC is wrong: what the network did is gone at the next fetch, what the disk did is not
 
 _ORDINARY = 2 * 2**20  # bytes inflated into memory that is kept: producers make batches of up to a mebibyte
 
+_LARGE = 2**16  # bytes of a record whose headers are counted before they become objects
+_RECORDS_AT = 61  # in a batch of format 2, after its head
 _REMEMBERED = 1_000  # batches with a wrong CRC
 _XERIAL_MAGIC = b"\x82SNAPPY\x00\x00\x00\x00\x01\x00\x00\x00\x01"
 
@@ -48,6 +51,7 @@ class TooLarge(Exception):
 
 class _Local(threading.local):
     is_bounded = False
+    has_headers = False
     scratch: bytearray | None = None
 
 
@@ -115,27 +119,77 @@ def _snappy_block(block: bytes, before: int) -> bytes:
 
 def _wrapped(original: Callable[[Any], bytes], limited: Callable[[bytes], bytes]) -> Callable[[Any], bytes]:
     def decode(payload: Any) -> bytes:
-        return limited(bytes(payload)) if _local.is_bounded else original(payload)
+        if not _local.is_bounded:
+            return original(payload)
+        records = limited(bytes(payload))
+        if _local.has_headers:
+            _check_headers(records)
+        return records
 
     return decode
 
 
-class _Refused(NamedTuple):
-    """In place of the records that could not be read."""
+def _check_headers(records: bytes) -> None:
+    """Of records in format 2.
+
+    :raises TooLarge: one has so many headers that they would be half a gigabyte of objects.
+    """
+    at, last = 0, len(records) - _LARGE
+    while at < last:
+        low, high = records[at], records[at + 1]
+        if low < 0x80:
+            length, at = low >> 1, at + 1
+        elif high < 0x80:
+            length, at = (low & 0x7F | high << 7) >> 1, at + 2
+        else:
+            length, at = _varint(records, at)
+            if length > _LARGE and (count := _headers(records, at)) > MOST_HEADERS:
+                raise TooLarge(f"a record in it has {count} headers, and {MOST_HEADERS} are the most that are read")
+        if length < 0:
+            raise CorruptRecordException("a record has a length below zero")
+        at += length
+
+
+def _headers(records: bytes, at: int) -> int:
+    """How many headers the record has whose body begins there."""
+    at += 1  # attributes
+    for _ in range(2):  # time and offset
+        _, at = _varint(records, at)
+    for _ in range(2):  # key and value
+        length, at = _varint(records, at)
+        at += max(0, length)
+    return _varint(records, at)[0]
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """A zigzag number, and where it ends. IndexError: the data ends before."""
+    number = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        number |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return (number >> 1) ^ -(number & 1), at
+        shift += 7
+
+
+class _Record(NamedTuple):
+    """In place of records that could not be read, or of one without its many headers."""
 
     offset: int
     timestamp: int
     timestamp_type: int
-    value: bytes
-    key: None = None
-    checksum: None = None
+    value: bytes | None
+    key: bytes | None = None
+    checksum: int | None = None
     headers: tuple[()] = ()
 
 
 class _Batch:
     """One batch of a fetch, as `PartitionRecords` uses it."""
 
-    def __init__(self, tp: TopicPartition, batch: Any, position: int, fetch: "_Fetch") -> None:
+    def __init__(self, tp: TopicPartition, batch: Any, position: int, fetch: "_Fetch", raw: memoryview) -> None:
+        self._raw = raw
         self._place = (*tp, batch.base_offset)
         self._batch = batch
         self._position = position  # the offset that is wanted next
@@ -167,14 +221,14 @@ class _Batch:
             _failures.pop(self._place, None)
             if self.next_offset - batch.base_offset > MOST_RECORDS:
                 raise TooLarge(f"it has more than {MOST_RECORDS} records, which is the most that is read")
-            for record in _inflated(batch):
-                yield record
+            for record in _inflated(batch, self._raw):
+                yield record if len(record.headers) <= MOST_HEADERS else _without_headers(record)
                 reached = max(reached, record.offset + 1)
         except Exception as error:  # noqa: BLE001  # whatever it is, it would come again at every fetch
             first, end = max(reached, self._place[2]), self.next_offset
             if end > first:
                 reason = f"a batch of records that cannot be read, offsets {first} to {end - 1}: {error or repr(error)}"
-                yield _Refused(end - 1, max(0, batch.max_timestamp), 0, unreadable(reason, end - first))
+                yield _Record(end - 1, max(0, batch.max_timestamp), 0, unreadable(reason, end - first))
 
     def _is_worth_another_fetch(self) -> bool:
         failed = _failures.get(self._place, 0) + 1
@@ -192,20 +246,35 @@ class _Batch:
 _failures: dict[tuple[str, int, int], int] = {}  # wrong CRCs in a row, by topic, partition and offset
 
 
-def _inflated(batch: Any) -> Iterator[Any]:
-    _local.is_bounded = True
+def _inflated(batch: Any, raw: memoryview) -> Iterator[Any]:
+    _local.is_bounded, _local.has_headers = True, raw[16] == 2
     try:
+        if _local.has_headers and not raw[22] & 7 and len(raw) > _LARGE:  # not compressed
+            _check_headers(bytes(raw[_RECORDS_AT:]))
         return iter(batch)
     finally:
         _local.is_bounded = False
 
 
+def _without_headers(record: Any) -> _Record:
+    return _Record(record.offset, record.timestamp, record.timestamp_type, record.value, record.key, record.checksum)
+
+
+class _MemoryRecords(fetcher.MemoryRecords):  # type: ignore[misc]  # aiokafka ships no types
+    """Its bytes are to be seen as well."""
+
+    def __init__(self, data: Any) -> None:
+        super().__init__(data)
+        self.raw = memoryview(data)
+
+
 class _Fetch:
     """The batches of one fetch of a partition, as `PartitionRecords` uses them."""
 
-    def __init__(self, tp: TopicPartition, batches: Any, position: Callable[[], int]) -> None:
+    def __init__(self, tp: TopicPartition, batches: _MemoryRecords, position: Callable[[], int]) -> None:
         self._tp = tp
         self._batches = batches
+        self._rest = batches.raw
         self._position = position
         self.is_over = False
 
@@ -213,7 +282,9 @@ class _Fetch:
         return not self.is_over and self._batches.has_next()
 
     def next_batch(self) -> _Batch:
-        return _Batch(self._tp, self._batches.next_batch(), self._position(), self)
+        end = 12 + int.from_bytes(self._rest[8:12])  # offset and length stand before what the length is of
+        raw, self._rest = self._rest[:end], self._rest[end:]
+        return _Batch(self._tp, self._batches.next_batch(), self._position(), self, raw)
 
 
 class _PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]  # aiokafka ships no types
@@ -237,6 +308,7 @@ class _PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]  # aiok
         )
 
 
+fetcher.MemoryRecords = _MemoryRecords
 fetcher.PartitionRecords = _PartitionRecords
 for _name, _limited in {"gzip": _gzip, "snappy": _snappy, "lz4": _lz4, "zstd": _zstd}.items():
     for _module in (default_records, legacy_records, c_default_records, c_legacy_records):

@@ -2,6 +2,7 @@
 
 import gzip
 import struct
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,6 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.consumer import fetcher
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
-from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.record.util import calc_crc32c
 
 from driftline.schemas import batches
@@ -46,7 +46,9 @@ def forged(raw: bytes, payload: bytes | None = None, codec: int | None = None) -
 
 def read(*raws: bytes, start: int = 0, deserializer: Any = bounded_batches) -> tuple[list[Any], int]:
     """The records, and the offset that is fetched next."""
-    records = fetcher.PartitionRecords(TP, MemoryRecords(b"".join(raws)), [], start, None, deserializer, True, 0)
+    records = fetcher.PartitionRecords(
+        TP, fetcher.MemoryRecords(b"".join(raws)), [], start, None, deserializer, True, 0
+    )
     return list(records), records.next_fetch_offset
 
 
@@ -195,3 +197,24 @@ def test_members_and_blocks_count_together(monkeypatch: pytest.MonkeyPatch) -> N
     for name, payload in payloads.items():
         records, _ = read(forged(raw, payload(), CODECS[name]))
         assert "more than 3000000 bytes" in reasons(records)[0], name
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_record_of_headers_is_passed_over_before_they_are_objects(codec: str) -> None:
+    many, some = [("", b"")] * 200_000, [("h", b"v")] * (batches.MOST_HEADERS + 1)
+    raws = [
+        batch(b"one", codec=codec, headers=[("h", b"v")] * batches.MOST_HEADERS),
+        batch(b"two", codec=codec, base=1, headers=some),
+        batch(b"three", codec=codec, base=2, headers=many),
+        batch(b"x" * 200_000, codec=codec, base=3, headers=[("h", b"v")]),
+    ]
+    tracemalloc.start()
+    records, following = read(*raws)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [(r.offset, len(r.headers)) for r in records] == [(0, batches.MOST_HEADERS), (1, 0), (2, 0), (3, 1)]
+    assert [r.value for r in records[:2]] == [b"one", b"two"]
+    assert "a record in it has 200000 headers, and 100 are the most that are read" in reasons(records)[2]
+    assert records[3].value == b"x" * 200_000
+    assert following == 4
+    assert peak < 8_000_000, "the headers alone are 200,000 tuples"

@@ -13,7 +13,10 @@ from driftline.sinks.clickhouse.config import ClickHouseConfig
 CHUNK = 2**20  # bytes
 BINARY = {"Parquet", "Arrow", "ArrowStream", "ORC", "Avro", "Native", "RowBinary", "MsgPack", "BSONEachRow", "Npy"}
 
-_READ_ONLY = {"readonly": 2}  # nothing is changed by a mistyped query; settings may be
+_READ_ONLY = {
+    "readonly": 2,  # nothing is changed by a mistyped query; settings may be
+    "cancel_http_readonly_queries_on_client_close": 1,  # as by Ctrl-C
+}
 _NUMBERS = ("Int", "UInt", "Float", "Decimal")
 _TOKEN = re.compile(
     r"""(?P<blank>\s+|--[^\n]*|\#[!\ ][^\n]*|/\*.*?\*/)
@@ -57,7 +60,8 @@ def parse(sql: str) -> Statement:
 
 def read_rows(config: ClickHouseConfig, sql: str, limit: int) -> Rows:
     """The first rows. Raises RetryableError or PermanentError with ClickHouse's own words."""
-    with session(config) as client, client.query_row_block_stream(sql, settings=_READ_ONLY) as stream:
+    options = {**_READ_ONLY, "limit": limit + 1}  # however many there are: ClickHouse stops there
+    with session(config) as client, client.query_row_block_stream(sql, settings=options) as stream:
         source = stream.source
         names = zip(source.column_names, source.column_types, strict=True)
         columns = [Column(str(name), (kind.base_type or "").startswith(_NUMBERS)) for name, kind in names]

@@ -40,9 +40,11 @@ app_option = click.option("--app", help="One app alone.")
 json_option = click.option(
     "--json",
     "json_file",
-    metavar="FILE",
+    metavar="[FILE]",
+    is_flag=False,
+    flag_value="-",
     type=click.Path(dir_okay=False, writable=True, allow_dash=True),
-    help="Write it here as JSON; - is the standard output.",
+    help="As JSON, for programs: on the standard output, or into a file.",
 )
 
 

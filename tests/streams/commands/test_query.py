@@ -76,12 +76,47 @@ def test_a_table_says_that_there_is_more(cli: CliRunner) -> None:
     assert "the first 3 rows" in result.stdout
 
 
+def test_a_table_asks_for_no_more_than_it_shows(cli: CliRunner) -> None:
+    result = cli.invoke(
+        main, ["query", "--limit", "3", "SELECT number, throwIf(number > 200000) FROM numbers(5000000)"]
+    )
+    assert result.exit_code == 0, result.stderr
+    assert "the first 3 rows" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("sql", "rows"),
+    [
+        ("SELECT count() FROM (SELECT number FROM numbers(1000))", ["1000"]),
+        ("SELECT count() FROM (SELECT number FROM numbers(1000) UNION ALL SELECT 1)", ["1001"]),
+        ("SELECT 7 IN (SELECT number FROM numbers(1000))", ["1"]),
+        (
+            "WITH a AS (SELECT number FROM numbers(1000)) SELECT sum(a.number) FROM a JOIN a AS b USING number",
+            ["499500"],
+        ),
+        ("SELECT number FROM numbers(2) UNION ALL SELECT number + 5 FROM numbers(2)", ["0", "1", "5", "6"]),
+        ("SELECT number FROM numbers(1000) ORDER BY number DESC LIMIT 2", ["999", "998"]),
+        ("SELECT count() FROM system.columns WHERE table = 'traces' HAVING count() > 30", None),
+        ("SHOW TABLES", None),
+        ("DESCRIBE traces", None),
+        ("EXPLAIN SELECT 1", None),
+    ],
+)
+def test_the_limit_of_a_table_changes_no_answer(cli: CliRunner, sql: str, rows: list[str] | None) -> None:
+    result = cli.invoke(main, ["query", "--limit", "4", sql], env={"COLUMNS": "200"})
+    assert result.exit_code == 0, result.stderr
+    shown = [line.split("│")[1].strip() for line in result.stdout.splitlines() if line.startswith("│")]
+    assert shown
+    assert rows is None or sorted(shown) == sorted(rows)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
         (["SELECT nope"], 1, "UNKNOWN_IDENTIFIER"),
         (["SELEKT 1"], 1, "Syntax error"),
         (["DROP TABLE traces_raw"], 1, "readonly"),
+        (["SELECT 1; SELECT 2"], 1, "Multi-statements are not allowed"),
         (["  ; "], 2, "There is no statement"),
         (["-o", "x.unknown", "SELECT 1"], 2, "says no format"),
         (["-o", "/nowhere/x.csv", "SELECT 1"], 1, "No such file or directory"),

@@ -34,7 +34,7 @@ class TimeWatch:
                 do = (
                     "put the clock here right if it is behind. If the broker's was ahead and is right again, what "
                     "comes until that time is stored and counts in no window: wait, or stop monitor and embed and run "
-                    "`driftline state reset --at-end` for each"
+                    "`driftline state reset --role R --at-end` for each"
                 )
             else:
                 what = f"Windows, detectors and alerts of {where} stand at {at}, {-apart:.0f} s behind the clock here"

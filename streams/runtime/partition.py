@@ -298,7 +298,7 @@ class Partition:
         if run.records[0].offset < run.position:
             raise PermanentError(
                 f"The log continues at offset {run.records[0].offset}, before the {run.position} that was asked for: "
-                "the topic was made anew. Restore it, or stop the role and run `driftline state reset`"
+                "the topic was made anew. Restore it, or stop the role and run `driftline state reset --role R`"
             )
         return [record for record in run.records if record.offset > self.offset]
 

@@ -27,6 +27,7 @@ UNKNOWN = -1
 LIMIT = LARGE - 128 * 1024  # leaves room for what Kafka's record format and a second compression add
 _MOST_INFLATED = 2**28  # bytes of a snapshot: what compresses so well that more fits is no state of ours
 _LEVEL = 3  # zstd's own default
+_RENAMED = {"kafka.homes": "kafka.partitions"}  # setting -> what states made before it came hold in its place
 
 
 class State(msgspec.Struct, frozen=True):
@@ -160,7 +161,8 @@ def check_settings(role: str, fold: str, then: Mapping[str, str], now: Mapping[s
     """:raises ConfigError: what the state was made with is not what is set now. A setting that one of them does not
     know came with another version of Driftline, and is no change.
     """
-    changed = [f"{key} is {now[key]} and was {then[key]}" for key in now if key in then and then[key] != now[key]]
+    before = {key: then.get(key, then.get(_RENAMED.get(key, ""))) for key in now}
+    changed = [f"{key} is {now[key]} and was {was}" for key, was in before.items() if was not in (None, now[key])]
     if changed:
         raise ConfigError(
             f"{'; '.join(changed)} when the state of {fold} was made, which does not fit any more: put it back, or "
@@ -204,7 +206,7 @@ async def check_log(consumer: AIOKafkaConsumer, absorbed: Mapping[TopicPartition
                 raise PermanentError(
                     f"The record at offset {there.offset} of {tp.topic}[{tp.partition}] is not the one that was "
                     "absorbed there: the topic was made anew. Restore it; or, when what it held is not to come back, "
-                    "stop the role and run `driftline state reset`"
+                    "stop the role and run `driftline state reset --role R`"
                 )
         unread = {tp for tp in unread if not await _at_end(consumer, tp)}
 

@@ -163,6 +163,12 @@ def test_only_which_metrics_a_canary_has_shapes_its_state() -> None:
     assert shaping("monitor", with_value("detectors.canary.weights", equal)) == shaping("monitor", Settings())
 
 
+def test_homes_were_the_number_of_partitions() -> None:
+    check_settings("monitor", "monitor", {"kafka.partitions": "4"}, {"kafka.homes": "4"})
+    with pytest.raises(ConfigError, match=r"kafka\.homes is 8 and was 4"):
+        check_settings("monitor", "monitor", {"kafka.partitions": "4"}, {"kafka.homes": "8"})
+
+
 def test_settings_that_one_version_alone_knows_are_no_change() -> None:
     check_settings("monitor", "monitor", {}, {"new": "1"})
     check_settings("monitor", "monitor", {"old": "1"}, {"new": "1"})

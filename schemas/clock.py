@@ -5,11 +5,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST = (datetime.min.replace(tzinfo=UTC) - EPOCH) // timedelta(microseconds=1)
+_LAST = (datetime.max.replace(tzinfo=UTC) - EPOCH) // timedelta(microseconds=1)
 
 
 def utc(us: int) -> datetime:
-    """A timestamp of ours (microseconds since the Unix epoch), to show it to people."""
-    return EPOCH + timedelta(microseconds=us)
+    """A timestamp (microseconds since the Unix epoch), to show it to people. What is before year 1 or after year 9999
+    is shown as their first or last moment: numbers of others may be anything."""
+    return EPOCH + timedelta(microseconds=min(max(us, _FIRST), _LAST))
 
 
 class Clock(Protocol):

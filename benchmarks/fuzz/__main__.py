@@ -13,7 +13,9 @@ from pathlib import Path
 
 from benchmarks.fuzz import data
 
-TARGETS = ("events", "results", "monitor", "embed", "drift", "judge", "archive")
+FOLDS = ("events", "results", "monitor", "embed", "drift", "judge", "archive")
+EDGES = ("state", "controls", "notices", "listener")
+TARGETS = (*FOLDS, *EDGES)
 
 Run = Callable[[bytes], None]
 
@@ -35,7 +37,7 @@ def main() -> None:
 
 
 def _target(name: str) -> Run:
-    run: Run = getattr(importlib.import_module("benchmarks.fuzz.targets"), name)
+    run: Run = getattr(importlib.import_module(f"benchmarks.fuzz.{'edges' if name in EDGES else 'targets'}"), name)
     return run
 
 

@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.fuzz import data, targets
-from benchmarks.fuzz.__main__ import TARGETS
+from benchmarks.fuzz import data, edges, targets
+from benchmarks.fuzz.__main__ import EDGES, TARGETS
 from benchmarks.fuzz.data import Choices
 
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("seed", range(3))
 def test_no_input_ends_a_role(target: str, seed: int) -> None:
-    run: Callable[[bytes], None] = getattr(targets, target)
+    run: Callable[[bytes], None] = getattr(edges if target in EDGES else targets, target)
     run(random.Random(seed).randbytes(1_000))
 
 

@@ -39,7 +39,8 @@ class Gap(NamedTuple):
 
 async def go_on(consumer: AIOKafkaConsumer, error: Exception) -> list[Gap]:
     """After one of OUT_OF_RANGE: seeks to the first record there is, and returns what is gone. Of a partition that the
-    group has never read nothing is.
+    group has never read nothing is; the broker forgets of others that they were (`offsets.retention.minutes`), so the
+    log says where such a one begins in the middle.
 
     :raises PermanentError: the log ends before what was read already.
     """
@@ -58,6 +59,12 @@ async def go_on(consumer: AIOKafkaConsumer, error: Exception) -> list[Gap]:
             raise truncated(tp.topic, tp.partition, at, ends[tp])
         if at is not None and at < beginnings[tp]:
             gaps.append(Gap(tp.topic, tp.partition, at, beginnings[tp]))
+        if at is None and beginnings[tp] > 0:
+            logger.warning(
+                "The group has no offset of %s[%d], whose log begins at %d: what came before is not read. A first "
+                "start, or one after longer than the broker keeps offsets (offsets.retention.minutes).",
+                *(tp.topic, tp.partition, beginnings[tp]),
+            )
         if at is None or at < beginnings[tp]:
             consumer.seek(tp, beginnings[tp])
     return gaps

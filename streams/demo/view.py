@@ -26,9 +26,11 @@ PICTURE_HEIGHT = 54  # lines: all evidence
 MINUTES = 60  # of history in the sparklines
 LINES = 10  # of alerts and signals in the live picture
 FIXED_LINES = 15  # of it: the head, the series, three frames, and the prompt's
+HEAD_LINES = 8  # of it without the series, which a small screen has no room for
 LEAST_LINES = 3  # of evidence that are worth a frame
 SERIES_COLUMNS = 36  # of a line of the series, beside its values
 BAR = 20
+TIMELINE = 66
 
 QUERIES = (
     (
@@ -165,20 +167,24 @@ class DemoView:
             (_at(update.at), "bold"),
             f"  {update.phase.title}\n",
             f"{update.sent:,} events, {rate:,.0f} a second, {speed:,.0f}x real time\n",
-            (_timeline(scenario, done), "cyan"),
+            (_timeline(scenario, done, max(1, min(TIMELINE, width - 4))), "cyan"),
+            no_wrap=True,
+            overflow="ellipsis",
         )
         series = Table.grid(padding=(0, 2))
         for name, values, shown in self._series.rows():
             series.add_row(name, sparkline(values[-max(1, width - SERIES_COLUMNS) :]), shown)
-        lines = max(1, min(LINES, height - FIXED_LINES))
+        is_small = height <= FIXED_LINES + 2
+        lines = max(1, min(LINES, height - (HEAD_LINES if is_small else FIXED_LINES)))
         news = Text("\n", no_wrap=True, overflow="ellipsis").join(
             list(self._log)[-lines:] or [Text("no alerts yet", "dim")]
         )
         panels = [
             Panel(head, title="driftline demo"),
             Panel(news, title=f"open alerts: {len(self._open)}", height=lines + 2),
-            Panel(series, title=f"last {min(MINUTES, width - SERIES_COLUMNS)} minutes"),
         ]
+        if not is_small:
+            panels.append(Panel(series, title=f"last {min(MINUTES, width - SERIES_COLUMNS)} minutes"))
         left = height - FIXED_LINES - lines - 2
         if left >= LEAST_LINES and self._pressure:
             panels.append(Panel(self._evidence(left), title="evidence / threshold (release v1)"))
@@ -249,7 +255,7 @@ def sparkline(values: Sequence[float]) -> str:
     return "".join(BARS[min(len(BARS) - 1, int(value / top * len(BARS)))] for value in values)
 
 
-def _timeline(scenario: Scenario, done: float, width: int = 66) -> str:
+def _timeline(scenario: Scenario, done: float, width: int) -> str:
     """One letter for each stretch of the day: quiet as dots, incidents by their initial; what is past in capitals."""
     cells = []
     for i in range(width):

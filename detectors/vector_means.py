@@ -10,6 +10,9 @@ from driftline.detectors.embeddings import unit_vectors
 from driftline.detectors.units import NO_SESSION, Numbers
 
 
+_WIDTH = 384  # dimensions at which as many sessions are open as the settings say
+
+
 @dataclass(frozen=True)
 class MeanUnits:
     """Sessions that closed, by their numbers."""
@@ -37,6 +40,11 @@ class VectorMeans:
             self._restore(state)
 
     @property
+    def _most(self) -> int:
+        """Of longer vectors as many bytes."""
+        return max(1, self._max_open * _WIDTH // max(_WIDTH, self._sums.shape[1]))
+
+    @property
     def nbytes(self) -> int:
         """Of the snapshot, about."""
         size: int = 4 * self._sums.shape[1] + 32
@@ -56,7 +64,7 @@ class VectorMeans:
         known = (session != NO_SESSION) & (session >= self._closed_below)
         phi, valid = unit_vectors(value[known], self._sums.shape[1] or None)
         self._add(stream[known][valid], session[known][valid], phi, learn[known][valid], tick)
-        excess = len(self._numbers) - self._max_open
+        excess = len(self._numbers) - self._most
         early = sorted(self._numbers)[:excess] if excess > 0 else []
         self.cut_short += sum(number >= open_from for number in early)
         self._closed_below = max(self._closed_below, open_from, early[-1] + 1 if early else 0)

@@ -14,7 +14,10 @@ import clickhouse_connect
 import pytest
 from clickhouse_connect.driver.exceptions import DatabaseError
 from multidict import CIMultiDict
+from pydantic import SecretStr
 
+from driftline.sinks.clickhouse.client import is_reachable
+from driftline.sinks.clickhouse.config import ClickHouseConfig
 from driftline.sinks.clickhouse.embedded import EmbeddedServer, access
 from driftline.sinks.clickhouse.embedded.access import Login, Password, Refused, check_sender, presented
 
@@ -171,6 +174,14 @@ def test_a_password_of_the_environment_is_not_taken_by_accident(
     monkeypatch.setenv(access.VARIABLE, "")
     with EmbeddedServer(tmp_path, port=0) as server, pytest.raises(DatabaseError):
         clickhouse_connect.get_client(dsn=server.url)
+
+
+def test_a_refusal_is_the_answer_of_a_server_that_was_named(embedded: EmbeddedServer) -> None:
+    """On the default address it is somebody else's stack, and the folder's own data is asked."""
+    named = ClickHouseConfig(dsn=SecretStr(embedded.url))
+    by_default = ClickHouseConfig.model_construct(_fields_set=set(), **dict(named))
+    assert is_reachable(named)
+    assert not is_reachable(by_default)
 
 
 def test_curl_as_readme_shows_it(embedded: EmbeddedServer) -> None:

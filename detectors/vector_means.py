@@ -9,7 +9,6 @@ from driftline.detectors.base import Floats, State
 from driftline.detectors.embeddings import unit_vectors
 from driftline.detectors.units import NO_SESSION, Numbers
 
-
 _WIDTH = 384  # dimensions at which as many sessions are open as the settings say
 
 
@@ -42,7 +41,8 @@ class VectorMeans:
     @property
     def _most(self) -> int:
         """Of longer vectors as many bytes."""
-        return max(1, self._max_open * _WIDTH // max(_WIDTH, self._sums.shape[1]))
+        width: int = max(_WIDTH, self._sums.shape[1])
+        return max(1, self._max_open * _WIDTH // width)
 
     @property
     def nbytes(self) -> int:

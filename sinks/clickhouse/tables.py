@@ -192,7 +192,7 @@ def _changed(name: str, column: Column, now: Column) -> Iterator[Difference]:
             *(name, column.name, f"{place} is {now.type}, not {column.type}"),
             f"`ALTER TABLE {name} MODIFY COLUMN {column.name} {column.type}`",
         )
-    if now.default != column.default:
+    if _plain(now.default) != _plain(column.default):
         alter = f"ALTER TABLE {name} MODIFY COLUMN {column.name} "
         kind = now.default.partition(" ")[0]
         yield Difference(

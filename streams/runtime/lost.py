@@ -74,7 +74,8 @@ def truncated(topic: str, partition: int, at: int, end: int) -> PermanentError:
     return PermanentError(
         f"{topic}[{partition}] ends at offset {end}, and everything before {at} has been read already: the topic was "
         "made anew, or a broker lost its end. Restore the topic; or, when what it held is not to come back, stop "
-        "the role, run `driftline state reset --role R`, or reset its consumer group to the earliest offset, and start it again"
+        "the role, run `driftline state reset --role R`, or reset its consumer group to the earliest offset, and start "
+        "it again"
     )
 
 

@@ -49,7 +49,13 @@ async def test_every_role_tells_of_its_health(stack: RunningStack) -> None:
             async with session.get("/readyz") as answer:
                 assert answer.status == 200
             async with session.get("/healthz") as answer:
-                assert await answer.json() == {"role": role, "healthy": True, "ready": True, "problems": []}
+                assert await answer.json() == {
+                    "role": role,
+                    "healthy": True,
+                    "ready": True,
+                    "problems": [],
+                    "notes": [],
+                }
                 assert answer.status == 200
             async with session.get("/metrics") as answer:
                 assert f'driftline_ready{{role="{role}"}} 1.0' in await answer.text()

@@ -79,7 +79,13 @@ async def test_every_role_tells_of_its_health(role: str, environment: dict[str, 
 
             await eventually(ready, "it has its partitions", timeout_s=60)
             async with session.get("/healthz") as answer:
-                assert await answer.json() == {"role": role, "healthy": True, "ready": True, "problems": []}
+                assert await answer.json() == {
+                    "role": role,
+                    "healthy": True,
+                    "ready": True,
+                    "problems": [],
+                    "notes": [],
+                }
                 assert answer.status == 200
             async with session.get("/metrics") as answer:
                 assert f'driftline_ready{{role="{role}"}} 1.0' in await answer.text()

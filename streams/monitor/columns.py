@@ -38,6 +38,7 @@ class Traces(NamedTuple):
     latency: Floats
     ttft: Floats
     nanousd: Integers
+    text_bytes: NDArray[np.int32]  # of user, error type and finish reason, about
 
 
 class Scores(NamedTuple):
@@ -48,6 +49,7 @@ class Scores(NamedTuple):
     user: Strings
     share: Floats
     value: Floats
+    text_bytes: NDArray[np.int32]  # of the user, about
 
 
 C = TypeVar("C", Traces, Scores)
@@ -101,6 +103,13 @@ def trace_columns(
         latency=floats([t.latency_ms for t in traces]),
         ttft=floats([t.ttft_ms for t in traces]),
         nanousd=price(traces, *names.apart(keys, series), tokens, floats([t.cost_usd for t in traces])),
+        text_bytes=np.array(
+            [
+                _bytes(t.user_id) + _bytes(t.error_type) + (_bytes(t.finish_reasons[0]) if t.finish_reasons else 0)
+                for t in traces
+            ],
+            np.int32,
+        ),
     )
     return columns, tokens
 
@@ -114,7 +123,13 @@ def score_columns(scores: Sequence[Score], ts: Integers, key: Digests, names: Na
         user=np.array([s.user_id for s in scores], np.object_),
         share=floats([s.canary_share for s in scores]),
         value=floats([s.value for s in scores]),
+        text_bytes=np.array([_bytes(s.user_id) for s in scores], np.int32),
     )
+
+
+def _bytes(text: str) -> int:
+    """At most so many."""
+    return len(text) if text.isascii() else 4 * len(text)
 
 
 _trace_series: Callable[[Trace], tuple[str, ...]] = attrgetter(*TraceSeries._fields)
@@ -258,11 +273,8 @@ class Pending(Generic[C, S]):
 
 def _row_bytes(columns: Traces | Scores) -> Integers:
     """[n] of each row in a snapshot, about."""
-    size = np.full(len(columns.ts), sum(column.itemsize for column in columns if column.dtype != np.object_), np.int64)
-    for texts in columns:
-        if texts.dtype == np.object_:
-            size += np.fromiter((len(text.encode()) + 2 for text in texts.tolist()), np.int64, len(texts))
-    return size
+    fixed = sum(2 if column.dtype == np.object_ else column.itemsize for column in columns)
+    return columns.text_bytes.astype(np.int64) + fixed
 
 
 def _is_far(columns: Traces | Scores, present: int | None) -> Bools:

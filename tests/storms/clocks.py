@@ -46,7 +46,7 @@ class WrongClock:
         }
 
     def set(self, ahead_s: int) -> None:
-        """From the next second on; below 0 it is behind."""
+        """Within three seconds; below 0 it is behind."""
         new = self._file.with_suffix(".new")
         new.write_text(f"{ahead_s:+d}\n")
         new.rename(self._file)

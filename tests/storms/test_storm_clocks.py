@@ -153,7 +153,7 @@ async def test_a_weekend_passes_for_all(
                     assert await role.stop() == 0
                 clock.set(60 * HOUR)
                 traffic.ahead_s = dict.fromkeys(APPS, 60 * HOUR)
-                await asyncio.sleep(1.5)
+                await asyncio.sleep(3.5)  # until the broker looks at the file again
                 async with traffic.flowing():
                     await world.pause(2, 3)
                     for role in roles:

@@ -25,7 +25,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 .venv/bin/pip:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed: none found; set PYTHON=/path/to/python" >&2; exit 1; }
-	@echo "Setting up .venv with $(PYTHON): about two minutes the first time, seconds after that"
+	@echo "Setting up .venv with $(PYTHON): one to five minutes the first time (2.5 GB on disk), seconds after that"
 	@$(PYTHON) -m venv .venv
 
 .PHONY: help setup run up test soak check format bench lock

@@ -56,7 +56,7 @@ class CallFields(TypedDict, total=False):
 
 class Call:
     """One call of a model in progress. `event` is the Trace as it will be sent: set any field of it that has no
-    method here, until the block ends."""
+    method here, until the block ends, which sets `ts` and `latency_ms`."""
 
     __slots__ = ("_started", "_tracer", "event")
 

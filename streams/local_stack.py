@@ -15,7 +15,7 @@ from driftline.sinks.clickhouse.embedded import EmbeddedServer
 from driftline.sinks.clickhouse.migrate import migrate
 from driftline.streams.embedded_kafka import EmbeddedKafka
 from driftline.streams.redact import remember
-from driftline.streams.running import KEY, RunningStack, control_key, publish, withdraw
+from driftline.streams.running import KEY, RunningStack, announce, control_key, publish, withdraw
 from driftline.streams.runtime.admin import apply_topics
 from driftline.streams.runtime.config import IDLE_FETCH_MS, KafkaConfig
 from driftline.streams.settings import PREFIX, Settings, StackConfig
@@ -123,6 +123,8 @@ class LocalStack:
                 pids={name: pid for name, pid in pids.items() if pid is not None},
             ),
         )
+        if "state_dir" not in self._settings.stack.model_fields_set:
+            announce(self._settings.stack.state_dir)
 
     @property
     def addresses(self) -> dict[str, str]:

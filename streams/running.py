@@ -1,7 +1,9 @@
 """Where the parts of a running local stack are: one file in its folder, written by `driftline up` and `driftline demo`
-and read by every command whose settings do not say otherwise."""
+and read by every command whose settings do not say otherwise. Where the folder is the default one, which depends on
+where a command is run, the user's own state folder says which it was."""
 
 import fcntl
+import logging
 import os
 import secrets
 from pathlib import Path
@@ -13,9 +15,12 @@ from driftline.schemas.errors import ConfigError
 from driftline.streams.redact import remember
 from driftline.streams.settings import Settings
 
+logger = logging.getLogger(__name__)
+
 FILE = "stack.json"
 LOCK = "lock"
 KEY = "control.key"  # signs the stack's control records
+LATEST = Path("driftline", "stack")  # in the user's state folder: the folder of the stack that was started last
 
 
 class RunningStack(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,22 +36,24 @@ class RunningStack(msgspec.Struct, frozen=True, kw_only=True):
 
 def publish(folder: Path, stack: RunningStack) -> None:
     """For the owner's eyes alone, and whole at any moment."""
-    new = folder / f"{FILE}.new"
-    new.unlink(missing_ok=True)
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(msgspec.json.format(msgspec.json.encode(stack, enc_hook=str), indent=2) + b"\n")
-    new.replace(folder / FILE)
+    _write(folder / FILE, msgspec.json.format(msgspec.json.encode(stack, enc_hook=str), indent=2) + b"\n")
+
+
+def announce(folder: Path) -> None:
+    """To commands that are run elsewhere: this is where the stack runs."""
+    latest = _users_folder() / LATEST
+    try:
+        latest.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _write(latest, os.fsencode(folder.absolute()))
+    except OSError as error:
+        logger.info("Commands find this stack in its folder only: %s cannot be written: %s", latest, error.strerror)
 
 
 def control_key(folder: Path) -> Path:
     """The stack's own key, made at its first start; for the owner's eyes alone."""
     file = folder / KEY
     if not file.exists():
-        new = folder / f"{KEY}.new"
-        new.unlink(missing_ok=True)
-        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as key:
-            key.write(secrets.token_hex(32) + "\n")
-        new.replace(file)
+        _write(file, f"{secrets.token_hex(32)}\n".encode())
     return file
 
 
@@ -74,13 +81,17 @@ def is_changing(folder: Path) -> bool:
     return _is_locked(folder / LOCK) and not (folder / FILE).exists()
 
 
-def with_running_stack(settings: Settings, folder: Path | None = None) -> Settings:
-    """The same settings, with the addresses of the stack that runs in `folder` (of the settings if absent) in place of
-    defaults; what file or environment say stays."""
-    stack = find(settings.stack.state_dir if folder is None else folder)
+def with_running_stack(settings: Settings) -> Settings:
+    """The same settings, with the folder and the addresses of the stack that runs in place of defaults; what file or
+    environment say stays."""
+    changes: dict[str, object] = {}
+    folder = settings.stack.state_dir
+    if "state_dir" not in settings.stack.model_fields_set and not _is_locked(folder / LOCK):
+        folder = _latest() or folder
+        changes["stack"] = settings.stack.model_copy(update={"state_dir": folder})
+    stack = find(folder)
     if stack is None:
         return settings
-    changes: dict[str, object] = {}
     if "brokers" not in settings.kafka.model_fields_set:
         kafka = settings.kafka.for_embedded() if stack.embedded else settings.kafka
         theirs = ("brokers", "partitions", "homes", "control_key_file")
@@ -90,6 +101,26 @@ def with_running_stack(settings: Settings, folder: Path | None = None) -> Settin
     found = settings.model_copy(update=changes)
     remember(found)
     return found
+
+
+def _latest() -> Path | None:
+    """The folder that was announced last."""
+    try:
+        return Path(os.fsdecode((_users_folder() / LATEST).read_bytes()))
+    except OSError:  # nobody has, or not for us
+        return None
+
+
+def _users_folder() -> Path:
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+
+
+def _write(file: Path, content: bytes) -> None:
+    new = file.with_name(f"{file.name}.new")
+    new.unlink(missing_ok=True)
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
+        out.write(content)
+    new.replace(file)
 
 
 def _is_locked(lock: Path) -> bool:

@@ -1,9 +1,11 @@
 """Fixtures that several parts of the tests share: a broker of each kind, and fresh topics on them."""
 
+import atexit
 import os
 import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -21,6 +23,10 @@ hypothesis.settings.load_profile("driftline")
 
 # A shell without job control has what it starts with `&` ignore Ctrl-C, which children inherit: here some must get it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Where a stack that runs is announced to commands elsewhere: tests run beside each other, and beside a user's stack.
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="driftline-tests-")
+atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 
 QUICK = ("benchmarks", "contract", "detectors", "schemas")  # folders
 

@@ -8,6 +8,7 @@ from driftline.detectors.config import BudgetConfig
 from driftline.schemas.clock import utc
 from driftline.schemas.ids import stable_id
 from driftline.schemas.results import Alert, Severity
+from driftline.streams.monitor.amounts import usd
 from driftline.streams.monitor.scalars import published
 from driftline.streams.monitor.watch import Stream
 
@@ -42,10 +43,6 @@ def _number(value: float) -> str:
 
 def _milliseconds(value: float) -> str:
     return f"{value:.3g} ms" if value < 1000 else f"{value / 1000:.3g} s"
-
-
-def _dollars(value: float) -> str:
-    return f"${value:.2g}"
 
 
 def _relative(value: float) -> str:
@@ -128,7 +125,7 @@ RULES: dict[str, Rule] = {
     "cost_drift": Rule(
         "warning",
         "typical cost of a request",
-        _dollars,
+        usd,
         "See which of tokens, model and price moved: input_tokens_drift, output_tokens_drift, and driftline.windows by "
         "model.",
         margin=0.1,

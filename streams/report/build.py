@@ -162,6 +162,6 @@ def _import() -> tuple[Any, Any, Any]:
         from evidently import presets
     except ImportError as error:
         raise ConfigError(
-            f"the report needs Evidently, with pandas below 3: pip install 'driftline[report]' ({error})"
+            f"the report needs Evidently, with pandas below 3: pip install '.[report]' in Driftline's folder ({error})"
         ) from error
     return evidently, presets, pandas

@@ -49,7 +49,7 @@ def report_command(
     """Compare two periods in an HTML report by Evidently.
 
     Latency, tokens, cost, lengths, outcomes, models and scores, each with its distribution in both periods. It needs
-    the extra: pip install 'driftline[report]'. A report looks once and states no false-alarm rate: alarms are the
+    the extra report: pip install '.[report]'. A report looks once and states no false-alarm rate: alarms are the
     monitor's.
     """
     from driftline.streams.local_query import reachable_clickhouse

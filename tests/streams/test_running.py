@@ -7,7 +7,16 @@ import msgspec
 import pytest
 
 from driftline.schemas.errors import ConfigError
-from driftline.streams.running import LOCK, RunningStack, control_key, find, publish, with_running_stack, withdraw
+from driftline.streams.running import (
+    LOCK,
+    RunningStack,
+    announce,
+    control_key,
+    find,
+    publish,
+    with_running_stack,
+    withdraw,
+)
 from driftline.streams.settings import Settings, load_settings
 
 STACK = RunningStack(
@@ -89,3 +98,27 @@ def test_a_file_that_cannot_be_read_is_one_clear_line(running: Path) -> None:
     (running / "stack.json").write_text("{")
     with pytest.raises(ConfigError, match="stop the stack and start it again"):
         find(running)
+
+
+def test_a_stack_of_the_default_folder_is_found_from_elsewhere(
+    running: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    monkeypatch.chdir(elsewhere)
+    monkeypatch.setenv("XDG_STATE_HOME", str(elsewhere / "new" / "state"))
+    assert with_running_stack(Settings()) == Settings()
+    announce(running)
+    found = with_running_stack(Settings())
+    assert found.stack.state_dir == running
+    assert found.kafka.brokers == STACK.brokers
+    assert with_running_stack(settings(elsewhere)) == settings(elsewhere), "a folder that was chosen is no other"
+    withdraw(running)
+    assert with_running_stack(Settings()).kafka == Settings().kafka
+
+
+def test_a_stack_that_cannot_be_announced_runs_all_the_same(
+    running: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    announce(running)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from driftline.detectors.base import Measurement
 from driftline.detectors.burn import P_MAX, Burn, Pair
 from driftline.streams.monitor.alerts import RULES, Wording, clock_time, where
+from driftline.streams.monitor.amounts import usd
 from driftline.streams.monitor.rules.config import CostBudgetConfig, CostSpikeConfig, Metric, RuleConfig, SloConfig
 from driftline.streams.monitor.watch import Stream
 
@@ -27,10 +28,6 @@ _SPENDING = (
     "See who spends in driftline.traces, by user_id, release and response_model; cap prompt length or rate for them, "
     "or move traffic to a cheaper model."
 )
-
-
-def usd(value: float) -> str:
-    return f"${value:,.2f}" if value >= 1 else f"${value:.3g}"
 
 
 def _ms(value: float) -> str:

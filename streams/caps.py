@@ -20,6 +20,10 @@ CAPS = {  # reasons of driftline_dropped: what happened to so many, and what to 
         "rules, objectives or budgets are not held against an app",
         "write fewer, or name apps in them",
     ),
+    "pending_overflow": (
+        "events are in their windows and missed by detectors",
+        "find out whose clock is minutes ahead",
+    ),
     "dedup_overflow": (
         "events were forgotten early, so a copy of them may count twice",
         "raise monitor.dedup.max_keys",

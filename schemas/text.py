@@ -26,6 +26,11 @@ def shorten(text: str, limit: int) -> str:
     return text if len(text) <= limit else _marked(text, len(text), limit)
 
 
+def counted(number: int, name: str) -> str:
+    """`1 alert`, `1,200 alerts`."""
+    return f"{number:,} {name}{'' if number == 1 else 's'}"
+
+
 def for_log(text: object, limit: int = LINE) -> str:
     """One line of at most `limit` characters, without anything that a terminal obeys or an encoder refuses."""
     return _shown(str(text), limit)

@@ -19,11 +19,18 @@ from driftline.streams.commands.state import state_group
 from driftline.streams.commands.status import status_command
 from driftline.streams.commands.tail import tail_command
 from driftline.streams.logs import set_up
-from driftline.streams.operate.commands import dlq_group, reconcile_command, replay_command, settings_of
+from driftline.streams.operate.commands import (
+    dlq_group,
+    give,
+    json_option,
+    reconcile_command,
+    replay_command,
+    settings_of,
+)
 from driftline.streams.report.commands import report_command
 from driftline.streams.roles import ROLES, run_role
 from driftline.streams.settings import Settings, load_settings
-from driftline.streams.terminal import Cli, console, run
+from driftline.streams.terminal import Cli, console, errors, run
 
 
 @click.group(cls=Cli, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -42,7 +49,8 @@ def main(ctx: click.Context, config: Path | None, verbose: bool) -> None:
     \b
     Exit codes: 0 done; 1 it did not work, or what was compared differs;
     2 wrong command line; 70 a bug of ours; 78 wrong settings;
-    130 ended by Ctrl-C; 141 the output's reader went away.
+    130 broken off by Ctrl-C (up and worker, which it stops: 0);
+    141 the output's reader went away.
     """
     set_up(verbose=verbose, libraries=ctx.invoked_subcommand in ("worker", "up", "demo"))
     ctx.obj = config
@@ -56,7 +64,7 @@ def _settings(ctx: click.Context) -> Settings:
 @click.option("--role", type=click.Choice(list(ROLES)), required=True)
 @click.pass_context
 def worker(ctx: click.Context, role: str) -> None:
-    """Run one role of the pipeline in this process, until SIGTERM."""
+    """Run one role of the pipeline in this process, until SIGTERM or Ctrl-C."""
     run_role(role, settings_of(ctx))
 
 
@@ -69,7 +77,7 @@ def up(ctx: click.Context) -> None:
     from driftline.streams.supervisor import run as run_stack
 
     settings = _settings(ctx)
-    starting = StartView(console)
+    starting = StartView()
     stack = LocalStack(settings, list(ROLES), config_file=ctx.obj, on_progress=starting.update)
 
     async def wait() -> None:
@@ -88,7 +96,6 @@ def up(ctx: click.Context) -> None:
 
 
 @main.command()
-@click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Write the summary here.")
 @click.option("--picture", type=click.Path(path_type=Path, dir_okay=False), help="Save the final picture here, as SVG.")
 @click.option("--seed", default=7, show_default=True, help="Another seed is another day.")
 @click.option("--speed", type=click.FloatRange(min=0, min_open=True), help="At most so many event seconds a second.")
@@ -96,22 +103,23 @@ def up(ctx: click.Context) -> None:
     "--brokers", help="HOST:PORT of a Kafka to use instead of the embedded one; topics get a prefix of their own."
 )
 @click.option("--attach", is_flag=True, help="Start nothing: use the Kafka, ClickHouse and roles of the settings.")
+@json_option
 @click.pass_context
 def demo(
     ctx: click.Context,
-    json_path: Path | None,
     picture: Path | None,
     seed: int,
     speed: float | None,
     brokers: str | None,
     attach: bool,
+    json_file: str | None,
 ) -> None:
     """Five and a half hours of a support bot in two minutes: drift, a bad canary, an outage, a cost spike."""
     from driftline.streams.demo.command import run_command
 
     summary = run_command(
         _settings(ctx),
-        console,
+        errors if json_file == "-" else console,
         seed=seed,
         speed=speed,
         brokers=brokers,
@@ -119,8 +127,7 @@ def demo(
         config_file=ctx.obj,
         picture=picture,
     )
-    if json_path is not None:
-        json_path.write_bytes(msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n")
+    give(summary, json_file)
     ctx.exit(summary.exit_code)
 
 

@@ -66,8 +66,8 @@ class LocalStack:
         self.stack = Stack(
             folder,
             [
-                *([ServiceSpec("The embedded Kafka", self._broker, durable=False)] if self._broker else []),
-                ServiceSpec("The embedded ClickHouse", self._server, durable=True),
+                *([ServiceSpec("embedded Kafka", self._broker, durable=False)] if self._broker else []),
+                ServiceSpec("embedded ClickHouse", self._server, durable=True),
             ],
             self._prepare,
             lambda: [self._role(name, number) for number, name in enumerate(roles)],

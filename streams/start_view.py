@@ -7,13 +7,16 @@ from typing import Self
 from rich.console import Console
 from rich.text import Text
 
+from driftline.streams.terminal import errors
+
 EVERY_S = 15.0  # between two plain lines while nothing changes
 
 
 class StartView:
-    """Also a context manager. `update` is the supervisor's `on_progress`."""
+    """On the console of the log, whose lines then stand above the live one. Also a context manager. `update` is the
+    supervisor's `on_progress`."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console = errors) -> None:
         self._console = console
         self._status = console.status("Starting") if console.is_terminal else None
         self._starting: dict[str, float] = {}

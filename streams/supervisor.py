@@ -365,8 +365,8 @@ class Stack:
                 if spec.service.running:
                     continue
                 if not spec.durable:
-                    raise StackFailed(f"{spec.name} has ended, and what it held in memory is gone: start again.")
-                logger.warning("%s has ended; it starts again.", spec.name)
+                    raise StackFailed(f"The {spec.name} has ended, and what it held in memory is gone: start again.")
+                logger.warning("The %s has ended; it starts again.", spec.name)
                 await self._in_thread(spec.service.start)
 
     async def _stop_roles(self, roles: Sequence[_Role]) -> None:

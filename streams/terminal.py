@@ -7,7 +7,7 @@
 | 2 | the command line is wrong |
 | 70 | a bug of ours; the traceback is in a file |
 | 78 | the settings are wrong, or what they name is not there |
-| 130 | ended by Ctrl-C |
+| 130 | broken off by Ctrl-C; `up` and `worker`, which it stops, end with 0 |
 | 141 | whoever read the output went away |
 """
 
@@ -56,7 +56,7 @@ class _Console(Console):
 T = TypeVar("T")
 
 console = _Console()
-errors = _Console(stderr=True)
+errors = _Console(stderr=True)  # also of what moves, as logs are: only one console can keep both apart
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
@@ -181,6 +181,9 @@ def _explain_os(error: OSError) -> str:
 
 def _show_usage(error: click.ClickException) -> None:
     """As click does, but with what was typed made harmless."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        click.echo(error.format_message(), err=True)
+        return
     if isinstance(error, click.UsageError) and error.ctx is not None:
         click.echo(error.ctx.get_usage(), err=True)
         click.echo(f"Try '{error.ctx.command_path} --help'.", err=True)

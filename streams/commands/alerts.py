@@ -10,7 +10,7 @@ from rich.text import Text
 
 from driftline.schemas.clock import SystemClock
 from driftline.schemas.errors import PermanentError
-from driftline.schemas.text import for_log, for_terminal
+from driftline.schemas.text import counted, for_log, for_terminal
 from driftline.streams.commands.common import answer, ask, demo_flag, json_flag
 from driftline.streams.commands.query import reach
 from driftline.streams.listing import Column, Listing
@@ -18,7 +18,15 @@ from driftline.streams.operate.commands import app_option, check_order, settings
 from driftline.streams.terminal import Group
 
 COLUMNS = (
-    *(Column("id", least=12), Column("fired (UTC)"), Column("state"), Column("app"), Column("release"), Column("rule")),
+    *(
+        Column("id", least=12),
+        Column("fired (UTC)"),
+        Column("state"),
+        Column("severity"),
+        Column("app"),
+        Column("release"),
+        Column("rule"),
+    ),
     Column("summary", least=30),
 )
 SHOWN = 12  # characters of an id that tell episodes apart
@@ -93,7 +101,7 @@ def alerts_show(ctx: click.Context, id_: str, of_demo: bool, as_json: bool) -> N
     if len(ids) != 1:
         some = ", ".join(ids[:5])
         raise PermanentError(
-            f"{len(ids)} alerts begin with {for_log(id_)}: {some}"
+            f"{counted(len(ids), 'alert')} begin with {for_log(id_)}: {some}"
             if ids
             else f"no alert has the id {for_log(id_)}: `driftline alerts ls` shows them"
         )
@@ -103,17 +111,16 @@ def alerts_show(ctx: click.Context, id_: str, of_demo: bool, as_json: bool) -> N
 def _episodes(found: list[dict[str, Any]]) -> RenderableType:
     rows = [
         (
-            row["id"][:SHOWN], row["fired_at"][:19], _state(row), row["app"], row["release"],
+            row["id"][:SHOWN], row["fired_at"][:19], _state(row), row["severity"], row["app"], row["release"],
             f"{row['rule']} {row['component']}".strip(), row["summary"],
         )
         for row in found
     ]  # fmt: skip
-    return Stack(Listing(COLUMNS, rows), f"{len(found):,} episodes") if found else Text("No alert.")
+    return Stack(Listing(COLUMNS, rows), counted(len(found), "episode")) if found else Text("No alert.")
 
 
 def _state(row: dict[str, Any]) -> Text:
-    firing = row["state"] == "firing"
-    return Text(row["severity"] if firing else "resolved", "bold red" if firing else "green")
+    return Text(row["state"], "bold red" if row["state"] == "firing" else "green")
 
 
 def _one(transitions: list[dict[str, Any]]) -> RenderableType:

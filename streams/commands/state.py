@@ -2,6 +2,8 @@
 
 import click
 
+from driftline.schemas.errors import PermanentError
+from driftline.schemas.text import counted
 from driftline.streams.operate.commands import settings_of
 from driftline.streams.terminal import Group, console, run
 
@@ -32,10 +34,9 @@ def state_reset(ctx: click.Context, role: str, at_end: bool, yes: bool) -> None:
     if not found and not at_end:
         console.print(f"{role} has no state: nothing to forget.")
         return
-    if not yes:
-        click.confirm(
-            f"Forget what {role} knows in {len(found)} partitions, baselines and open alerts included?", abort=True
-        )
+    where = counted(len({tp.partition for tp in found}), "partition")
+    if not yes and not click.confirm(f"Forget what {role} knows in {where}, baselines and open alerts included?"):
+        raise PermanentError("nothing was forgotten")
     if at_end:
         run(begin_at_end(settings.kafka, settings.topics, role))
         console.print(f"{role} begins at its next start with what comes from now on.")

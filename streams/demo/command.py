@@ -8,7 +8,6 @@ from pathlib import Path
 from rich.console import Console
 
 from driftline.schemas.clock import SystemClock
-from driftline.schemas.errors import ConfigError
 from driftline.sinks.clickhouse.config import ClickHouseConfig
 from driftline.sinks.clickhouse.query import count_rows
 from driftline.streams.demo.runner import run_demo
@@ -23,6 +22,7 @@ from driftline.streams.runtime.config import KafkaConfig
 from driftline.streams.settings import Settings
 from driftline.streams.start_view import StartView
 from driftline.streams.supervisor import OnProgress, run
+from driftline.streams.terminal import errors
 
 FOLDER = "demo"  # under the state folder: each run begins with nothing, the last one's data stays to be queried
 BROKER_ANSWERS_S = 10.0
@@ -61,7 +61,7 @@ def run_command(
         async def count(table: str) -> int:
             return await asyncio.to_thread(count_rows, clickhouse, table)
 
-        with DemoView(console) as view:
+        with DemoView(console, errors) as view:
             summaries.append(
                 await run_demo(kafka, count, seed=seed, speed=speed, on_update=view.update, measure=measure)
             )
@@ -72,7 +72,7 @@ def run_command(
     if attach:
         asyncio.run(play(settings.kafka, settings.clickhouse))
     else:
-        with StartView(console) as starting:
+        with StartView() as starting:
             stack = _stack(settings, brokers, config_file, starting.update)
 
             async def work() -> None:
@@ -83,7 +83,7 @@ def run_command(
         if brokers:
             asyncio.run(delete_topics(stack.kafka, stack.topics))
     if not summaries:
-        raise ConfigError("the demo was stopped before its end")
+        raise KeyboardInterrupt  # or SIGTERM: stopped before its end
     return summaries[0]
 
 

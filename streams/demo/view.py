@@ -54,8 +54,10 @@ QUERIES = (
 class DemoView:
     """Also a context manager. `update` is the runner's `on_update`."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, screen: Console) -> None:
+        """`console`: of what stays. `screen`: of the live picture, and of the log beside it."""
         self._console = console
+        self._screen = screen
         self._scenario = Scenario()
         self._series = Series()
         self._log: deque[Text] = deque(maxlen=LINES)
@@ -63,7 +65,7 @@ class DemoView:
         self._open: dict[str, Alert] = {}
         self._pressure: dict[str, float] = {}  # evidence over threshold, by detector
         self._last: Update | None = None
-        self._live = Live(console=console, refresh_per_second=4) if console.is_terminal else None
+        self._live = Live(console=screen, refresh_per_second=4) if console.is_terminal and screen.is_terminal else None
 
     def __enter__(self) -> Self:
         if self._live:
@@ -80,7 +82,7 @@ class DemoView:
         self._log.extend(lines)
         self._last = update
         if self._live:
-            self._live.update(self._picture(update, self._console.width, self._console.height))
+            self._live.update(self._picture(update, self._screen.width, self._screen.height))
         else:
             for line in lines:
                 self._console.print(line, soft_wrap=True)

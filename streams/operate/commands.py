@@ -58,10 +58,15 @@ def settings_of(ctx: click.Context) -> Settings:
 
 def report(value: object, shown: RenderableType, json_file: str | None) -> None:
     """For people, and where it is asked for as JSON; only that on the standard output."""
-    if json_file is not None:
-        write([f"{json_text(value)}\n".encode()], None if json_file == "-" else Path(json_file))
+    give(value, json_file)
     if json_file != "-":
         console.print(shown)
+
+
+def give(value: object, json_file: str | None) -> None:
+    """As JSON, where `--json` says."""
+    if json_file is not None:
+        write([f"{json_text(value)}\n".encode()], None if json_file == "-" else Path(json_file))
 
 
 def check_order(since: int | None, until: int | None) -> None:

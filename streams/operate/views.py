@@ -9,7 +9,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from driftline.schemas.text import for_log, for_terminal
+from driftline.schemas.text import counted, for_log, for_terminal
 from driftline.streams.listing import Column, Listing
 from driftline.streams.operate.balance import Balance, Difference
 from driftline.streams.operate.comparison import SHAPES, Comparison
@@ -48,7 +48,7 @@ def _balance(found: Balance) -> Iterator[RenderableType]:
         yield _differences(found.differences)
         more = len(found.differences) - MOST
         rest = f", {more:,} of them not shown" if more > 0 else ""
-        yield Text.assemble((f"{len(found.differences):,} differences", "bold red"), rest)
+        yield Text.assemble((counted(len(found.differences), "difference"), "bold red"), rest)
     for partition in found.in_flight:
         parts = [
             (partition.records_to_archive, "records not archived"),
@@ -197,7 +197,7 @@ def letters(found: Sequence[Letter], of: int) -> RenderableType:
         )
         for item in found
     ]
-    return Stack(Listing(LETTERS, rows), f"{len(found):,} of {of:,} dead letters")
+    return Stack(Listing(LETTERS, rows), f"{len(found):,} of {counted(of, 'dead letter')}")
 
 
 def letter(found: Letter, wrong: str) -> RenderableType:

@@ -9,6 +9,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from driftline.schemas.errors import PermanentError, RetryableError
+from driftline.schemas.text import counted
 from driftline.schemas.topics import Topics
 from driftline.streams.operate.log import Log
 from driftline.streams.runtime import state as states
@@ -28,8 +29,8 @@ async def stored(config: KafkaConfig, topics: Topics, role: str) -> list[TopicPa
     await require_topics(config, names)
     if running := await members(config, f"{topics.prefix}.{role}"):
         raise PermanentError(
-            f"{running} of role {role} are running: stop them first. One that was killed is forgotten after "
-            f"{config.session_timeout_s:g} s"
+            f"{counted(running, 'worker')} of role {role} must be stopped first. One that was killed is forgotten "
+            f"after {config.session_timeout_s:g} s"
         )
     partitions = [TopicPartition(name, number) for name in names for number in range(config.partitions)]
     consumer = AIOKafkaConsumer(**config.reader_options())

@@ -4,10 +4,14 @@ from pathlib import Path
 
 import click
 import pytest
+from aiokafka import TopicPartition
 from click.testing import CliRunner
+from rich.console import Console
 
 from driftline.streams.cli import main
+from driftline.streams.demo.summary import Summary
 from driftline.streams.supervisor import EXIT_CONFIG
+from tests.streams.demo.test_summary import good_day, summarize
 
 EXAMPLE = Path(__file__).parents[2] / "infra" / "driftline.example.toml"
 
@@ -81,3 +85,38 @@ def test_help_is_whole_on_any_screen(cli: CliRunner) -> None:
             text = cli.invoke(main, [*path, "--help"], terminal_width=width).stdout
             assert "..." not in text.partition("Commands:")[2], path
             assert width == 40 or max(map(len, text.splitlines())) <= 80
+
+
+def test_a_bare_command_prints_its_help_and_is_no_error(cli: CliRunner) -> None:
+    for path in ([], ["dlq"], ["baseline"]):
+        bare, asked = cli.invoke(main, path), cli.invoke(main, [*path, "--help"])
+        assert (bare.exit_code, bare.stdout) == (2, "")
+        assert bare.stderr == asked.stdout
+    assert "Error: No such command" in cli.invoke(main, ["nothing"]).stderr
+
+
+def test_the_demos_json_is_alone_on_the_standard_output(cli: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    summary = summarize(good_day())
+
+    def played(_: object, shown: Console, **options: object) -> Summary:
+        shown.print("the account")
+        return summary
+
+    monkeypatch.setattr("driftline.streams.demo.command.run_command", played)
+    alone = cli.invoke(main, ["demo", "--json"])
+    assert (json.loads(alone.stdout)["lost"], alone.stderr) == (0, "the account\n")
+    both = cli.invoke(main, ["demo", "--json", "out.json"])
+    assert (both.stdout, json.loads(Path("out.json").read_bytes())) == ("the account\n", json.loads(alone.stdout))
+
+
+def test_a_reset_that_is_not_wanted_says_so_and_how_many_partitions_it_is(
+    cli: CliRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def stored(*_: object) -> list[TopicPartition]:
+        return [TopicPartition(f"driftline.state.{fold}", 0) for fold in ("monitor", "drift")]
+
+    monkeypatch.setattr("driftline.streams.runtime.reset.stored", stored)
+    result = cli.invoke(main, ["state", "reset", "--role", "monitor"], input="n\n")
+    assert "knows in 1 partition, baselines" in result.stdout
+    assert (result.exit_code, result.stderr) == (1, "driftline: nothing was forgotten\n")
+    assert cli.invoke(main, ["state", "reset", "--role", "monitor"], input="").exit_code == 130

@@ -49,6 +49,14 @@ def test_text_of_others_is_shown_as_text(cli: CliRunner, command: list[str]) -> 
     assert {row["app"] for row in found} <= set(STORED)
 
 
+@pytest.mark.usefixtures("told")
+def test_alerts_have_a_state_and_a_severity(cli: CliRunner) -> None:
+    shown = cli.invoke(main, ["alerts", "ls", "--to", "2100-01-01"], env={"COLUMNS": "80"}).stdout
+    lines = [line.split() for line in shown.splitlines()]
+    assert ["state", "firing"] in lines
+    assert ["severity", "error"] in lines
+
+
 def test_an_alert_that_is_not_there(cli: CliRunner) -> None:
     result = cli.invoke(main, ["alerts", "show", "nope"])
     assert result.exit_code == 1

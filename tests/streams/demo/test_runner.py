@@ -121,7 +121,8 @@ async def test_the_whole_day(embedded_kafka: Broker) -> None:
     assert summary.incidents[1].detected_by == "rollback"
     assert summary.exit_code == 1  # nobody caught the others
     out = io.StringIO()
-    with DemoView(Console(file=out, width=200)) as view:
+    console = Console(file=out, width=200)
+    with DemoView(console, console) as view:
         for update in updates:
             view.update(update)
         view.show(summary)

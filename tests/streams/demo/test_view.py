@@ -67,7 +67,8 @@ def test_windows_of_one_minute_are_added_up_and_corrected() -> None:
 
 def test_plain_lines_without_a_terminal() -> None:
     out = io.StringIO()
-    with DemoView(Console(file=out, width=40)) as view:
+    console = Console(file=out, width=40)
+    with DemoView(console, console) as view:
         view.update(update(alert("firing")))
         view.update(update(alert("resolved")))
     assert out.getvalue().splitlines() == [
@@ -79,7 +80,8 @@ def test_plain_lines_without_a_terminal() -> None:
 
 def test_a_live_picture_on_a_terminal() -> None:
     out = io.StringIO()
-    with DemoView(Console(file=out, force_terminal=True, width=120)) as view:
+    console = Console(file=out, force_terminal=True, width=120)
+    with DemoView(console, console) as view:
         view.update(update(window(SCENARIO.start, 100), alert("firing")))
     picture = out.getvalue()
     assert "open alerts: 1" in picture
@@ -92,7 +94,8 @@ def test_what_strangers_wrote_is_text(text: str) -> None:
     kinds = (WindowStats, Evidence, Alert, RollbackSignal, BreakerSignal)
     results = [filled(kind, text, start=TS, ts=TS, decided_at=TS, at=TS) for kind in kinds]
     out = io.StringIO()
-    with DemoView(Console(file=out, width=80)) as view:
+    console = Console(file=out, width=80)
+    with DemoView(console, console) as view:
         view.update(update(*results))
         Console(file=out, width=80).print(view._picture(update(), 80, 54))
     assert obeyed(out.getvalue(), keep="\n") == ""
@@ -101,7 +104,8 @@ def test_what_strangers_wrote_is_text(text: str) -> None:
 
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 40), (70, 18), (200, 80), (40, 10)])
 def test_alerts_are_seen_on_any_terminal_and_nothing_wraps(width: int, height: int) -> None:
-    view = DemoView(Console(file=io.StringIO(), width=width, height=height))
+    console = Console(file=io.StringIO(), width=width, height=height)
+    view = DemoView(console, console)
     long = "cost per request rose from 0.0004 to 0.0041 USD, ten times the usual, since 12:41, in 312 sessions of v1"
     results: list[WindowStats | Alert | Evidence] = [window(SCENARIO.start + i * MINUTE, 100 + i) for i in range(90)]
     results += [msgspec.structs.replace(alert("firing"), id=str(i), summary=f"{i} {long}") for i in range(12)]

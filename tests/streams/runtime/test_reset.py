@@ -57,7 +57,7 @@ async def test_the_state_of_a_running_role_is_not_reset(kafka: Kafka) -> None:
     await consumer.start()
     try:
         await consumer.getmany(timeout_ms=100)
-        with pytest.raises(PermanentError, match="1 of role embed are running: stop them first"):
+        with pytest.raises(PermanentError, match="1 worker of role embed must be stopped first"):
             await stored(kafka.config, kafka.topics, "embed")
     finally:
         await consumer.stop()

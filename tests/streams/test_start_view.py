@@ -41,6 +41,7 @@ def test_a_terminal_shows_the_seconds_and_is_left_clean() -> None:
 
 IN_A_TERMINAL = """
 import logging
+import time
 from driftline.streams.logs import set_up
 from driftline.streams.start_view import StartView
 from driftline.streams.terminal import console
@@ -49,6 +50,7 @@ set_up(verbose=False, libraries=True)
 with StartView() as view:
     for second in range(3):
         view.update({"topics and tables": float(second)})
+        time.sleep(0.3)  # it is drawn
         logging.getLogger("driftline").info("Applied migration %d.", second)
 console.print("Driftline is up.")
 """

@@ -38,7 +38,7 @@ from driftline.streams.runtime import lost
 from driftline.streams.runtime.admin import require_cleanup, require_topics, wait_for_broker
 from driftline.streams.runtime.config import KafkaConfig
 from driftline.streams.runtime.watch import PATIENCE_S, ConsumerWatch, kafka_away
-from driftline.streams.tables import watch_tables
+from driftline.streams.table_watch import watch_tables
 
 logger = logging.getLogger(__name__)
 

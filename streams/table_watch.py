@@ -4,8 +4,9 @@ alters may take every insert and change what comes back."""
 import asyncio
 import logging
 
-from driftline.schemas.errors import DriftlineError
+from driftline.schemas.errors import ConfigError, RetryableError
 from driftline.schemas.text import for_log
+from driftline.schemas.threads import abandonable
 from driftline.sinks.clickhouse.config import ClickHouseConfig
 from driftline.sinks.clickhouse.migrate import check
 from driftline.sinks.clickhouse.tables import tell
@@ -24,14 +25,16 @@ async def watch_tables(config: ClickHouseConfig, health: Health) -> None:
     while True:
         await asyncio.sleep(LOOK_S)
         try:
-            found = (await asyncio.to_thread(check, config)).differences
-        except DriftlineError:
+            altered = tell((await abandonable(check, config)).differences)
+        except ConfigError as error:
+            altered = str(error)
+        except RetryableError:
             continue  # inserts tell of a ClickHouse that is away
-        if not found:
+        if not altered:
             health.right(TABLES)
             told = ""
             continue
-        what = f"ClickHouse's tables in {config.database} are not what the migrations made: {tell(found)}"
+        what = f"ClickHouse's tables in {config.database} are not what the migrations made: {altered}"
         health.wrong(
             TABLES,
             what,

@@ -1,6 +1,5 @@
 """Rows into ClickHouse: one insert per table and batch, tried until it is acknowledged."""
 
-import asyncio
 import logging
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -11,8 +10,9 @@ from clickhouse_connect.driver.asyncclient import AsyncClient
 from clickhouse_connect.driver.exceptions import ClickHouseError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
-from driftline.schemas.errors import DriftlineError, PermanentError, RetryableError
+from driftline.schemas.errors import ConfigError, DriftlineError, PermanentError, RetryableError
 from driftline.schemas.text import for_log
+from driftline.schemas.threads import abandonable
 from driftline.sinks.clickhouse.client import connect_async
 from driftline.sinks.clickhouse.config import ClickHouseConfig
 from driftline.sinks.clickhouse.errors import classify, is_missing
@@ -84,7 +84,7 @@ class Writer:
         async for attempt in _retrying(config, f"connect to ClickHouse ({config.database})", on_failure):
             with attempt:
                 try:
-                    await asyncio.to_thread(migrate, config)
+                    await abandonable(migrate, config)
                     return cls(config, await connect_async(config), on_failure, refusal_limit)
                 except ClickHouseError as error:
                     raise RetryableError(str(classify(error))) from error
@@ -156,7 +156,9 @@ class Writer:
         if not isinstance(known, PermanentError) and not is_missing(error):
             return known
         try:
-            found = await asyncio.to_thread(check, self._config)
+            found = await abandonable(check, self._config)
+        except ConfigError as journal:
+            return TablesAltered(str(journal))
         except RetryableError:  # nobody can tell now
             return RetryableError(str(known))
         altered = [difference for difference in found.differences if difference.table == table]

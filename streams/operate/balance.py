@@ -103,8 +103,15 @@ class Balance(msgspec.Struct, frozen=True):
     altered: list[tables.Difference] = []  # of ClickHouse's tables: where there are any, nothing was compared
 
     @property
+    def compared(self) -> bool:
+        """Whether anything was, or nothing is there that could have been."""
+        return bool(self.groups or self.windows or self.dead_letters) or not (
+            self.events or self.uncovered or self.expired
+        )
+
+    @property
     def equal(self) -> bool:
-        return not self.differences and not self.lost and not self.altered
+        return self.compared and not (self.differences or self.lost or self.altered)
 
 
 def compare(

@@ -106,7 +106,7 @@ def reconcile_command(
 ) -> None:
     """Prove that all is there: the log against tables, dead letters and windows.
 
-    Exits with 1 where they differ. What is still on its way is not compared, and said so.
+    Exits with 1 where they differ, or nothing could be compared. What is still on its way is not compared, and said so.
     """
     from driftline.streams.operate.reconcile import Stage, reconcile
     from driftline.streams.operate.tally import Selection

@@ -17,8 +17,10 @@ from aiokafka.errors import KafkaError
 from driftline.schemas.clock import Clock
 from driftline.schemas.codec import DecodeError, decode, decode_events, embeddings_in, encode, is_deep
 from driftline.schemas.errors import PermanentError, RetryableError
+from driftline.schemas.events import EARLIEST_TS
 from driftline.schemas.results import DeadLetter, result_types
 from driftline.schemas.topics import LARGE, Topics
+from driftline.streams.fold import sent_at
 from driftline.streams.operate.log import Log
 from driftline.streams.runtime.config import KafkaConfig
 
@@ -32,7 +34,7 @@ Outcome: TypeAlias = Literal["sent", "sent before", "still wrong", "unknown topi
 @dataclass(frozen=True)
 class Letter:
     letter: DeadLetter
-    at: int  # when it was written, microseconds
+    at: int  # when it was written, microseconds; the earliest time there is where its record does not say
     requeued_at: int | None = None
 
     @property
@@ -50,7 +52,7 @@ def gather(records: Iterable[ConsumerRecord], found: dict[str, Letter] | None = 
             continue  # somebody else's record: the archive has dead-lettered it
         times = [int(value) for name, value in record.headers if name == REQUEUED]
         known = found.get(letter.id)
-        at = record.timestamp * 1_000 if known is None else known.at
+        at = sent_at(record.timestamp) or EARLIEST_TS if known is None else known.at
         before = None if known is None else known.requeued_at
         found[letter.id] = Letter(letter, at, max(times, default=before))
     return found

@@ -17,6 +17,7 @@ from driftline.schemas.codec import decode_logged
 from driftline.schemas.events import CONTROLS, MICROSECONDS, BaselineSet, Event, Forwarded, Release, Score, Tick, Trace
 from driftline.schemas.homes import home
 from driftline.schemas.topics import Topics
+from driftline.streams.fold import sent_at
 from driftline.streams.intake import timed
 
 Kind: TypeAlias = Literal["trace", "score", "release"]
@@ -90,7 +91,9 @@ class Tally:
         self._controls, self._homes = topics.controls, topics.homes
         self.events = 0  # copies included
         self.rejects: set[Place] = set()
-        self.sent: dict[Group | Place, int] = {}  # when the first event of a group, or a reject, came, microseconds
+        self.sent: dict[
+            Group | Place, int
+        ] = {}  # when the first event of a group, or a reject, came, where records say; microseconds
         self.forwarded = 0  # events at home in another partition than the one they came in, copies included
         self.adopted: dict[tuple[int, int], int] = {}  # (home, partition) -> offset of the last record forwarded
         self.ticks: dict[int, list[tuple[int, int]]] = {}  # partition -> (offset, ts) of those that moved time on
@@ -106,6 +109,7 @@ class Tally:
     def add(self, partition: int, records: Sequence[ConsumerRecord]) -> None:
         """The next records of a partition."""
         for record in records:
+            at = sent_at(record.timestamp)
             decoded = self._controls.decode(decode_logged, record.value, partition)
             for event in decoded.events:
                 if isinstance(event, Tick):
@@ -117,8 +121,8 @@ class Tally:
                         self._late[adopted] += self._is_late(partition, adopted.start)
                 elif (group := self._touch(partition, record.offset, event)) is not None:
                     self._count(event, group.app)
-                    at = record.timestamp * 1_000
-                    self.sent[group] = min(at, self.sent.get(group, at))
+                    if at is not None:
+                        self.sent[group] = min(at, self.sent.get(group, at))
                     if self.home(group.app, partition) == partition:
                         self._late[group] += self._is_late(partition, group.start)
                     else:
@@ -126,7 +130,8 @@ class Tally:
             if decoded.rejects and self._of_app(record.key):
                 places = [Place(partition, record.offset, reject.index) for reject in decoded.rejects]
                 self.rejects.update(places)
-                self.sent.update(dict.fromkeys(places, record.timestamp * 1_000))
+                if at is not None:
+                    self.sent.update(dict.fromkeys(places, at))
 
     def touch(self, partition: int, records: Sequence[ConsumerRecord]) -> None:
         """Records that came later: which groups they change is noted, and nothing is counted."""

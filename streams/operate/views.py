@@ -103,13 +103,11 @@ def _balance(found: Balance) -> Iterator[RenderableType]:
             f"before {lost.role} had read them",
             "bold red",
         )
-    compared = found.distinct or found.windows or found.dead_letters or not found.events
-    equal = found.equal and compared
     yield _said(
-        "Equal" if equal else "Compared",
+        "Equal" if found.equal else "Compared" if found.compared else "Nothing compared",
         f"{found.events:,} events read; {found.distinct:,} distinct in tables, {found.in_windows:,} in "
         f"{found.windows:,} windows, {found.dead_letters:,} dead letters",
-        "bold green" if equal else "",
+        "bold green" if found.equal else "" if found.compared else "bold red",
     )
 
 

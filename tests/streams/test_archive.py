@@ -186,7 +186,7 @@ async def test_rows_that_clickhouse_refuses_are_dead_lettered(kafka: Kafka, clic
 async def test_a_column_that_somebody_drops_is_told_and_nothing_is_lost(
     kafka: Kafka, clickhouse: ClickHouseConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("driftline.streams.tables.LOOK_S", 0.1)
+    monkeypatch.setattr("driftline.streams.table_watch.LOOK_S", 0.1)
     health = Health("archive")
 
     async def unhealthy(told: str) -> bool:

@@ -11,7 +11,7 @@ from driftline.sinks.clickhouse.client import connect
 from driftline.sinks.clickhouse.config import ClickHouseConfig
 from driftline.sinks.clickhouse.migrate import migrate
 from driftline.sinks.clickhouse.rows import TRACES, Row, TraceRow, complete_row
-from driftline.sinks.clickhouse.writer import Writer
+from driftline.sinks.clickhouse.writer import TablesAltered, Writer
 
 TS = 1_790_000_000_000_000
 
@@ -129,6 +129,21 @@ async def test_rows_wait_while_somebody_has_altered_their_table(
     await writer.close()
     assert all(failure.startswith("TablesAltered") and told in failure for failure in failures)
     assert query(clickhouse, "SELECT count(), any(user_id) FROM traces") == [(rows, "who")]
+
+
+async def test_rows_wait_while_the_journal_is_not_ours(clickhouse: ClickHouseConfig) -> None:
+    """Nobody can tell then whether a row is at fault or its table."""
+    told = asyncio.Queue[BaseException]()
+    writer = await Writer.open(clickhouse, lambda _, error: told.put_nowait(error))
+    with connect(clickhouse) as client:
+        client.command("INSERT INTO schema_migrations (number, name, checksum) VALUES (1, 'x', 'other')")
+        insert = asyncio.create_task(writer.insert(TRACES, [{"app": "a", "ts": "yesterday"}]))
+        error = await told.get()
+        assert (type(error), "Migration x" in str(error), insert.done()) == (TablesAltered, True, False)
+        client.command("DELETE FROM schema_migrations WHERE name = 'x' SETTINGS mutations_sync = 1")
+    [refused] = await insert
+    assert refused.position == 0
+    await writer.close()
 
 
 async def test_an_altered_table_stops_the_start(clickhouse: ClickHouseConfig) -> None:

@@ -87,8 +87,7 @@ def test_groups_that_later_records_change_are_in_flight() -> None:
 @pytest.mark.parametrize("rows", [Rows(9, oldest=5, ingested=20), Rows(9, oldest=7, ingested=9)])
 def test_groups_with_events_from_before_the_log_are_not_compared(rows: Rows) -> None:
     found = balance(replace(SETTLED, start=6), replace(STORED, tables={GROUP: rows}))
-    assert found.equal
-    assert found.uncovered == 1
+    assert (found.differences, found.uncovered, found.equal) == ([], 1, False)  # for nothing else was there
 
 
 def test_late_repeats_that_the_monitor_left_out_are_no_difference() -> None:
@@ -117,7 +116,7 @@ def test_what_was_left_out_of_an_incomplete_window_explains_what_it_lacks(
     assert found.incomplete == incomplete
 
 
-DAY = 86_400 * MICROSECONDS
+NINTH = START + 9 * 86_400 * MICROSECONDS  # a day
 
 
 def at(sent: int, stored: Stored, start: int = 0) -> Balance:
@@ -132,13 +131,13 @@ def at(sent: int, stored: Stored, start: int = 0) -> Balance:
 @pytest.mark.parametrize("view", ["traces", "windows", "dead_letters"])
 def test_what_retention_may_have_removed_is_neither_equal_nor_different(view: str) -> None:
     gone: dict[str, Stored] = {
-        "traces": Stored({}, {GROUP: Rows(2, 0, 9 * DAY)}, {Place(0, 1, -1)}),
-        "windows": Stored({GROUP: Rows(2, 0, 9 * DAY)}, {}, {Place(0, 1, -1)}),
-        "dead_letters": Stored({GROUP: Rows(2, 0, 9 * DAY)}, {GROUP: Rows(2, 0, 9 * DAY)}, set()),
+        "traces": Stored({}, {GROUP: Rows(2, 0, NINTH)}, {Place(0, 1, -1)}),
+        "windows": Stored({GROUP: Rows(2, 0, NINTH)}, {}, {Place(0, 1, -1)}),
+        "dead_letters": Stored({GROUP: Rows(2, 0, NINTH)}, {GROUP: Rows(2, 0, NINTH)}, set()),
     }
     stored = gone[view]
-    assert not at(9 * DAY, replace(stored, kept_since={view: 9 * DAY})).equal  # it came after
-    found = at(9 * DAY, replace(stored, kept_since={view: 9 * DAY + 1}))
+    assert not at(NINTH, replace(stored, kept_since={view: NINTH})).equal  # it came after
+    found = at(NINTH, replace(stored, kept_since={view: NINTH + 1}))
     assert (found.equal, found.expired) == (True, 1)
     shown = Console(width=200, file=io.StringIO(), record=True)
     shown.print(views.balance(found))
@@ -147,10 +146,10 @@ def test_what_retention_may_have_removed_is_neither_equal_nor_different(view: st
 
 def test_of_a_window_that_both_retentions_have_cut_nothing_is_said() -> None:
     """Its first rows are gone from the tables, its first records from the log; the window was whole."""
-    stored = Stored({GROUP: Rows(2, 50, START + 9 * DAY)}, {GROUP: Rows(7, 0, START + 9 * DAY)}, {Place(0, 51, -1)})
-    assert at(START + 9 * DAY, stored, start=50).differences
-    kept = replace(stored, kept_since={"traces": START + 9 * DAY + 1, "windows": 1})
-    found = at(START + 9 * DAY, replace(kept, kept_since={"windows": START + 9 * DAY + 1}), start=50)
+    stored = Stored({GROUP: Rows(2, 50, NINTH)}, {GROUP: Rows(7, 0, NINTH)}, {Place(0, 51, -1)})
+    assert at(NINTH, stored, start=50).differences
+    kept = replace(stored, kept_since={"traces": NINTH + 1, "windows": 1})
+    found = at(NINTH, replace(kept, kept_since={"windows": NINTH + 1}), start=50)
     assert (found.differences, found.expired) == ([], 1)
 
 
@@ -170,3 +169,18 @@ def test_where_nothing_was_compared_nothing_is_called_equal() -> None:
     shown = Console(width=200, file=io.StringIO(), record=True)
     shown.print(views.balance(found))
     assert "Equal" not in shown.export_text()
+    assert not found.equal
+
+
+def test_where_there_is_nothing_to_compare_all_is_equal() -> None:
+    assert compare(Tally(Selection(60)), Stored({}, {}, set()), {0: SETTLED}, grace_s=5, home=lambda app: 0).equal
+
+
+def test_a_record_that_does_not_say_when_it_was_sent_expires_nothing() -> None:
+    """Topics that keep their producers' times hold whatever these wrote."""
+    tally = Tally(Selection(60))
+    tally.add(0, [record(0, [trace(1, 0)], at=-1_000), record(1, [trace(2, 1)], at=NINTH), record(2, b"{", at=-1_000)])
+    reaches = {0: replace(SETTLED, born=0)}
+    kept = dict.fromkeys(("traces", "windows", "dead_letters"), NINTH)
+    found = compare(tally, Stored({}, {}, set(), kept_since=kept), reaches, grace_s=5, home=lambda app: 0)
+    assert (found.expired, len(found.differences)) == (0, 2)

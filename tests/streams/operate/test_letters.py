@@ -6,6 +6,7 @@ import pytest
 from driftline.schemas.clock import ManualClock
 from driftline.schemas.codec import encode
 from driftline.schemas.errors import PermanentError
+from driftline.schemas.events import EARLIEST_TS
 from driftline.schemas.ids import stable_id
 from driftline.schemas.results import DeadLetter
 from driftline.schemas.topics import Topics
@@ -43,15 +44,15 @@ def test_a_letter_is_known_by_its_id_and_its_copy_says_that_it_was_sent_again() 
     first, second = encode(letter(1)), encode(letter(2))
     letters = gather(
         [
-            record(0, first, at=5_000),
-            record(1, second, at=6_000),
-            record(2, first, at=9_000, headers=[(REQUEUED, b"9000")]),
-            record(3, first, at=9_500),  # the archive's own repeat after a crash
+            record(0, first, at=EARLIEST_TS + 5_000),
+            record(1, second, at=-1_000),
+            record(2, first, at=EARLIEST_TS + 9_000, headers=[(REQUEUED, b"9000")]),
+            record(3, first, at=EARLIEST_TS + 9_500),  # the archive's own repeat after a crash
             record(4, b"not a dead letter"),
         ]
     )
-    assert letters[stable_id(1)] == Letter(letter(1), 5_000, 9_000)
-    assert letters[stable_id(2)] == Letter(letter(2), 6_000, None)
+    assert letters[stable_id(1)] == Letter(letter(1), EARLIEST_TS + 5_000, 9_000)
+    assert letters[stable_id(2)] == Letter(letter(2), EARLIEST_TS, None)  # its record does not say
 
 
 def test_letters_are_found_by_what_is_known_of_them() -> None:

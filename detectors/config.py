@@ -43,7 +43,9 @@ class UnitsConfig(Config):
 
     max_events: int = Field(default=16, gt=0)  # longer sessions hold up the tick they belong to, and weigh too much
     close_after_s: float = Field(default=60, gt=0)  # bounds the delay of a session's mean
-    forget_after_s: float = Field(default=3600, gt=0)  # after its last event; a later one opens a new session
+    forget_after_s: float = Field(
+        default=3600, gt=0, le=86_400
+    )  # after its last event; a later one begins a new session
     max_sessions: int = Field(default=200_000, ge=1)  # remembered at once; each is 8 bytes of its partition's state
 
     @model_validator(mode="after")

@@ -6,8 +6,9 @@ event instead alarms many times too often, and no correction factor repairs that
 
 Time is that of ticks: `now` is the tick that closes the events passed with it, in microseconds. Events come in
 canonical order (event time, then key). A stream is any number the caller chooses, say that of a release; sessions of
-different streams are different, and known by their digests. An event without a session (`NONE`) is a unit of its own,
-with session number -1: evidence made of such units has no guarantee.
+different streams are different, and known by their digests. A number may be given to another stream once no open
+session has it (`held`) and it has been silent for a day, by which all of its sessions are forgotten. An event without
+a session (`NONE`) is a unit of its own, with session number -1: evidence made of such units has no guarantee.
 """
 
 from dataclasses import dataclass
@@ -158,6 +159,10 @@ class FirstSixteen:
         """The sessions that had no event for longest, before their time."""
         self._seen.forget_half()
 
+    def held(self) -> set[int]:
+        """The streams that have open sessions: these close with the next event of any stream, however late."""
+        return {stream for stream, _ in self._open}
+
     def take(self, stream: Numbers, session: Digests, now: int) -> Taken:
         self._close(now)
         first = self._seen.begin(stream, session, now)
@@ -233,6 +238,10 @@ class SessionMeans:
     def forget_half(self) -> None:
         """The sessions that had no event for longest, before their time."""
         self._seen.forget_half()
+
+    def held(self) -> set[int]:
+        """The streams that have open sessions."""
+        return {stream for stream, _ in self._open}
 
     @property
     def due(self) -> int:

@@ -50,6 +50,10 @@ class VectorMeans:
         size: int = 4 * self._sums.shape[1] + 32
         return len(self._numbers) * size
 
+    def held(self) -> set[int]:
+        """The streams that have open sessions: these close with the next event of any stream, however late."""
+        return set(self._rows[:, 0].tolist())
+
     def step(
         self,
         stream: Numbers,

@@ -128,7 +128,8 @@ class Analysis:
     def keep_to_size(self, others: int, until: int) -> int:
         """To be called after each tick. others: bytes of the rest of the state. What is learned gives way first, then
         what is remembered of canaries. Returns the bytes that are left; below zero the rest has to become smaller."""
-        self._streams.tick(until, lambda: set().union(*(watch.held() for watch in self._watches.values())))
+        holders = (*self._watches.values(), self._means)
+        self._streams.tick(until, lambda: set().union(*(holder.held() for holder in holders)))
         places, canaries = self._places, self._canaries
         sessions = self._first.nbytes + self._means.nbytes + self._contributors.nbytes
         places.others = others + sessions + canaries.nbytes

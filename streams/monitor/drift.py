@@ -255,14 +255,19 @@ class DriftFold:
             for name, watch in self._watches.items():
                 results += self._report(name, watch.advance(end - 1), revision)
             self._next_tick = end
-        self._streams.tick(until, lambda: set().union(*(watch.held() for watch in self._watches.values())))
         self._keep_to_size()
         results += self._learned(revision)
         if until - self._reported >= self._config.evidence_s * MICROSECONDS:
             self._reported = until
             for name, watch in self._watches.items():
                 results += self._incidents.readings(_rule(name), watch.readings(), until, revision, detector=name)
+        self._streams.tick(until, self._held)
         return results
+
+    def _held(self) -> set[int]:
+        """The streams whose numbers are in use."""
+        holders = (*self._watches.values(), *self._means.values(), self._sessions)
+        return set().union(*(holder.held() for holder in holders))
 
     def _keep_to_size(self) -> None:
         """What is learned gives way first, then what is remembered."""

@@ -64,7 +64,7 @@ class Streams:
         return number
 
     def tick(self, now: int, held: Callable[[], set[int]]) -> None:
-        """held: the streams that have something to them although they are silent."""
+        """held: the streams that have something to them although they are silent: all that keeps numbers says which."""
         day = now // _DAY_US
         if day == self._day:
             return

@@ -142,3 +142,18 @@ def test_every_scored_event_is_in_one_unit(ticks: Any) -> None:
         closed += step_means(units, columns[0], columns[1], np.array(columns[2]), now).events.tolist()
     closed += step_means(units, [], [], np.empty(0), now + 60 * S).events.tolist()
     assert sum(closed) == sessions
+
+
+def test_streams_with_open_sessions_are_held() -> None:
+    sixteen, means = FirstSixteen(CONFIG), SessionMeans(CONFIG)
+    take(sixteen, [3, 3, 5, 8], ["a", "b", "a", ""], 0)
+    step_means(means, [3, 3, 5, 8], ["a", "b", "a", ""], [1.0] * 4, 0)
+    assert sixteen.held() == means.held() == {3, 5}
+    take(sixteen, [], [], 60 * S)
+    step_means(means, [], [], [], 60 * S)
+    assert sixteen.held() == means.held() == set()
+
+
+def test_sessions_are_forgotten_before_their_streams_number_is_anothers() -> None:
+    with pytest.raises(ValueError, match="forget_after_s"):
+        UnitsConfig(forget_after_s=86_401)

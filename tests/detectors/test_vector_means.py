@@ -21,6 +21,7 @@ def test_a_session_closes_with_the_mean_of_its_unit_vectors() -> None:
     rows = np.array([[2.0, 0, 0, 0], [0, 3, 0, 0], [0, 0, 1, 0], [0, 0, 0, 5]])
     learn = np.array([True, True, True, False])
     assert not len(means.step(ints(7, 7, 8, 9), ints(0, 0, 1, -1), rows, learn, 0, 5).session)
+    assert means.held() == {7, 8}
     closed = means.step(ints(7, 8), ints(0, 1), rows[2:], learn[2:], 1, 6)
     assert closed.began.tolist() == [5]
     assert closed.stream.tolist() == [7]

@@ -84,7 +84,8 @@ async def _through(settings: Settings, traffic: Range, held: Collection[tuple[st
         settings.clickhouse, traffic.app, traffic.since, traffic.until, settled(settings, traffic.until)
     ):
         events = [event for event in piece.events if _is_of(traffic, event)]
-        values = list(with_ticks(events, piece.since, piece.until, tick_us))
+        begin = piece.since if events else piece.until - tick_us  # of quiet time, its last tick does what all would do
+        values = list(with_ticks(events, begin, piece.until, tick_us))
         await fold.absorb([Made(offset + i, None, value) for i, value in enumerate(values)])
         offset += len(values)
         tell("Reading traces and scores", min(piece.until, traffic.until))
@@ -107,6 +108,7 @@ async def from_log(settings: Settings, traffic: Range, detectors: Collection[str
         return Collected([])
     end = settled(settings, traffic.until)
     oldest: int | None = None
+    quiet: list[EmbeddingEvent] = []  # the newest tick since the last embedding: it does what all would do
     async with Log(settings.kafka) as log:
         reading = await embeddings_of(log, settings, traffic.app, traffic.since)
         async for tp, records in reading:
@@ -115,11 +117,17 @@ async def from_log(settings: Settings, traffic: Range, detectors: Collection[str
                 ticks = [item.ts for item in items if isinstance(item, Tick)]
                 if oldest is None and ticks:
                     oldest = ticks[0]
-                await fold.absorb([Made(record.offset, None, codec.pack(_kept(traffic, end, items)))])
+                kept = _kept(traffic, end, items)
+                if all(isinstance(item, Tick) for item in kept):
+                    quiet = kept[-1:] or quiet
+                else:
+                    await fold.absorb([Made(record.offset, None, codec.pack([*quiet, *kept]))])
+                    quiet = []
                 if ticks and ticks[-1] >= end:
                     reading.stop(tp)
                     break
-            tell("Reading embeddings", min(fold.watermark or traffic.since, traffic.until))
+            reached = quiet[-1].ts if quiet else fold.watermark
+            tell("Reading embeddings", min(reached or traffic.since, traffic.until))
     await fold.absorb([Made(2**62, None, codec.pack([Tick(ts=end, source="baseline")]))])
     note = ""
     if oldest is None:

@@ -184,9 +184,14 @@ async def stored_events(
     config: ClickHouseConfig, app: str | None, since: int, until: int, ticks_until: int
 ) -> AsyncIterator[Piece]:
     """What ClickHouse has of [since, until), in order of (ts, key); then empty pieces to `ticks_until`."""
+    next_at = since  # of an event, at the earliest
     for begin in range(since, ticks_until, CHUNK):
         end = min(begin + CHUNK, ticks_until)
-        events = await asyncio.to_thread(_events, config, app, begin, min(end, until)) if begin < until else []
+        events: list[Event] = []
+        if next_at < min(end, until):
+            events = await asyncio.to_thread(_events, config, app, begin, min(end, until))
+            if not events:
+                next_at = await asyncio.to_thread(_next_at, config, app, min(end, until), until)
         yield Piece(begin, end, events)
 
 
@@ -216,6 +221,20 @@ def _events(config: ClickHouseConfig, app: str | None, since: int, until: int) -
             events += _of_view(client, view, app, since, until)
         events += _baselines_set(client, app, since, until)
     return sorted(events, key=_order)
+
+
+def _next_at(config: ClickHouseConfig, app: str | None, since: int, until: int) -> int:
+    """When the first event of [since, until) happened; `until` where there is none."""
+    times = {**dict.fromkeys(STORED, "ts"), "baselines": "at"}
+    firsts = " UNION ALL ".join(
+        f"SELECT toUnixTimestamp64Micro(min({ts})) AS first FROM {view}_raw WHERE {ts} >= fromUnixTimestamp64Micro("
+        f"{since}) AND {ts} < fromUnixTimestamp64Micro({until}) AND ({{app:String}} = '' OR app = {{app:String}}) "
+        "HAVING count() > 0"
+        for view, ts in times.items()
+    )
+    with session(config) as client:
+        found = client.query(f"SELECT min(first), count() FROM ({firsts})", parameters={"app": app or ""}).result_rows
+    return int(found[0][0]) if found[0][1] else until
 
 
 def stored_releases(config: ClickHouseConfig, app: str, until: int) -> list[Release]:

@@ -3,22 +3,30 @@
 from collections.abc import Sequence
 
 import numpy as np
+import pytest
 
+from driftline.detectors.base import Insufficient
+from driftline.detectors.baselines import dump
 from driftline.detectors.config import DetectorsConfig, EmbeddingWitnessConfig
 from driftline.schemas.codec import decode, pack
 from driftline.schemas.events import MICROSECONDS, Tick
 from driftline.schemas.results import Baseline, Embedding, EmbeddingEvent, Evidence
-from driftline.streams.baselines.collect import Range, from_log
+from driftline.streams.baselines.collect import Range, _fits, from_log, from_tables, settled
 from driftline.streams.baselines.fit import fit, publish
 from driftline.streams.embed.config import EmbedConfig
 from driftline.streams.embed.embedder import CachedEmbedder
 from driftline.streams.embed.fold import EmbedFold
-from driftline.streams.fold import Output
+from driftline.streams.fold import Output, Record
 from driftline.streams.monitor.drift import DriftFold
+from driftline.streams.monitor.fold import MonitorFold
+from driftline.streams.monitor.watch import Collector, Fit
+from driftline.streams.operate import folds
+from driftline.streams.operate.folds import with_ticks
+from driftline.streams.pricing import Pricer
 from driftline.streams.settings import Settings
 from tests.streams.embed.fakes import FakeEncoder
 from tests.streams.monitor.log import FakeRecord
-from tests.streams.operate.conftest import START, Pipeline
+from tests.streams.operate.conftest import START, Pipeline, trace
 
 WITNESS = "embedding_witness"
 
@@ -88,6 +96,73 @@ async def test_embeddings_are_read_from_the_log_as_far_as_it_reaches(pipeline: P
     assert (said.id, said.state, said.source) == (fitted.id, "active", "fitted")
     held_against = {e.baseline_id for e in _evidence(outputs, topics.evidence) if e.detector == WITNESS}
     assert held_against == {fitted.id}
+
+
+async def test_quiet_time_is_jumped_over_and_changes_nothing(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A day without events is a few ticks, and what is learned is what each tick of it would have made."""
+    day = 24 * 3_600
+    busy = [(begin, begin + 20) for begin in (0, 3 * 3_600, day)]
+    events = [
+        trace(second * 100 + i, second + i / 20, conversation_id=f"c{second}-{i}")
+        for begin, end in busy
+        for second in range(begin, end)
+        for i in range(10)
+    ]
+    await pipeline.send(events)
+    await pipeline.flush()
+    await pipeline.stored("traces", len(events))
+    traffic = Range("bot", START, START + (day + 60) * MICROSECONDS)
+    wanted = ["error_rate", "latency_p99", "finish_reason"]
+    ticks: list[int] = []
+    step = MonitorFold._tick
+
+    def counted(self: MonitorFold, ts: int, offset: int) -> list[Output]:
+        ticks.append(ts)
+        return step(self, ts, offset)
+
+    monkeypatch.setattr(MonitorFold, "_tick", counted)
+    queries: list[int] = []
+    asked = folds._events
+    monkeypatch.setattr(folds, "_events", lambda *args: (queries.append(args[2]), asked(*args))[1])
+    found = await from_tables(pipeline.settings, traffic, wanted, lambda what, at: None)
+    assert len(ticks) < 3 * 700 + day / 600
+    assert len(queries) <= 2 * len(busy)
+
+    walked = MonitorFold(
+        *(pipeline.settings.monitor, pipeline.settings.detectors, pipeline.settings.topics, Pricer()), None, Collector
+    )
+    values = with_ticks(events, traffic.since, settled(pipeline.settings, traffic.until), 10 * MICROSECONDS)
+    await walked.absorb([FakeRecord(i, value) for i, value in enumerate(values)])
+    assert [(name, fit._replace(baseline=None)) for name, fit in found.fits] == [
+        (name, fit._replace(baseline=None)) for name, fit in _fits(walked, wanted)
+    ]
+    assert [_shown(fit) for _, fit in found.fits] == [_shown(fit) for _, fit in _fits(walked, wanted)]
+
+
+async def test_quiet_time_of_embeddings_is_jumped_over(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = _few(pipeline.settings)
+    busy = [range(20), range(200, 220), range(400, 401)]  # the last closes the sessions before it
+    quiet = [second for second in range(20, 400) if second not in busy[1]]
+    times = [*(embeddings(seconds, 30) for seconds in busy), [[Tick(ts=START + s * MICROSECONDS)] for s in quiet]]
+    await send(pipeline, sorted((record for each in times for record in each), key=lambda record: record[-1].ts))
+    absorbed: list[int] = []
+    absorb = DriftFold.absorb
+
+    async def counted(self: DriftFold, records: Sequence[Record]) -> list[Output]:
+        absorbed.append(len(records))
+        return await absorb(self, records)
+
+    monkeypatch.setattr(DriftFold, "absorb", counted)
+    traffic = Range("bot", START, START + 405 * MICROSECONDS)
+    found = await from_log(settings, traffic, {WITNESS}, lambda what, at: None)
+    assert [fit.baseline.n for _, fit in found.fits] == [(20 + 20) * 30]
+    assert len(absorbed) < 70
+
+
+def _shown(fit: Fit) -> object:
+    return fit.baseline if isinstance(fit.baseline, Insufficient) else dump(fit.baseline)
 
 
 def _few(settings: Settings) -> Settings:

@@ -43,7 +43,9 @@ def _say(detail: ErrorDetails, settings: type[BaseModel]) -> str:
             return f"expected {context['expected']}{got}"
         case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal":
             words = {"gt": "more than", "ge": "at least", "lt": "less than", "le": "at most"}
-            return f"expected {' and '.join(f'{words[k]} {v}' for k, v in context.items() if k in words)}{got}"
+            bounds = " and ".join(f"{words[k]} {v}" for k, v in context.items() if k in words)
+            why = f" ({reason})" if kind.startswith("less") and (reason := _reason(settings, detail["loc"])) else ""
+            return f"expected {bounds}{why}{got}"
         case "string_pattern_mismatch":
             return f"expected a text of the form {context['pattern']}{got}"
         case "string_too_short" | "string_too_long" | "too_short" | "too_long":
@@ -166,6 +168,14 @@ def _annotations(settings: type[BaseModel], loc: Sequence[int | str]) -> list[An
             models = [model for annotation in here for model in _models(annotation)]
             here = [model.model_fields[part].annotation for model in models if part in model.model_fields]
     return here
+
+
+def _reason(settings: type[BaseModel], loc: tuple[int | str, ...]) -> str:
+    """Why a number has an upper bound: the description of its field. Empty: none is needed."""
+    *sections, name = [part for part in loc if isinstance(part, str)]
+    models = [model for annotation in _annotations(settings, sections) for model in _models(annotation)]
+    described = (model.model_fields[name].description for model in models if name in model.model_fields)
+    return next(filter(None, described), "")
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:

@@ -1,20 +1,25 @@
 """Where ClickHouse is, how batches close, and how long rows are kept."""
 
-from typing import Literal
+from typing import Annotated, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator
 
 from driftline.schemas.config import Config
 
+Days: TypeAlias = Annotated[
+    int,
+    Field(ge=1, le=18_250, description="50 years: ClickHouse's times end in 2106, and rows that end later end at once"),
+]
+
 
 class RetentionConfig(Config):
     """Days from a row's arrival; a replay of old events keeps them as long as new ones."""
 
-    events_days: int = Field(default=90, ge=1)  # traces and scores: the bulk, and they hold what users wrote
-    results_days: int = Field(default=400, ge=1)  # windows and evidence: a year on year comparison
-    decisions_days: int = Field(default=1100, ge=1)  # of releases, alerts, rollbacks, breakers, baselines: audits ask
-    dead_letters_days: int = Field(default=30, ge=1)  # long enough to repair and send again
+    events_days: Days = 90  # traces and scores: the bulk, and they hold what users wrote
+    results_days: Days = 400  # windows and evidence: a year on year comparison
+    decisions_days: Days = 1100  # of releases, alerts, rollbacks, breakers, baselines: audits ask
+    dead_letters_days: Days = 30  # long enough to repair and send again
 
 
 class ClickHouseConfig(Config):

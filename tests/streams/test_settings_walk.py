@@ -199,6 +199,14 @@ def test_files_of_any_editor(data: bytes, says: str) -> None:
         assert found.kafka.partitions == 3
 
 
+def test_a_retention_that_would_delete_everything_is_refused_with_the_reason() -> None:
+    _, problems = read_settings(file_of((_key("clickhouse.retention.events_days"), 36_500)))
+    assert problems == [
+        "clickhouse.retention.events_days: expected at most 18250 (50 years: ClickHouse's times end in 2106, and rows "
+        "that end later end at once), got 36500"
+    ]
+
+
 def test_a_folder_is_no_file() -> None:
     Path("folder.toml").mkdir()
     assert read_settings(Path("folder.toml"))[1] == ["cannot be read: Is a directory"]

@@ -1,6 +1,7 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from pydantic import ValidationError
 
 from driftline.schemas.errors import ConfigError
 from driftline.sinks.clickhouse.client import connect
@@ -82,6 +83,27 @@ def test_expired_rows_go(clickhouse: ClickHouseConfig) -> None:
             )
         client.command("OPTIMIZE TABLE traces_raw FINAL")
         assert client.query("SELECT trace_id FROM traces").result_rows == [("1",)]
+
+
+def test_rows_stay_under_the_longest_retention(clickhouse: ClickHouseConfig) -> None:
+    """The sum of an arrival and the retention is a `DateTime`, which begins anew in 1970 when it ends."""
+    longest = next(bound.le for bound in RetentionConfig.model_fields["events_days"].metadata if hasattr(bound, "le"))
+    retention = RetentionConfig(**dict.fromkeys(RetentionConfig.model_fields, longest))
+    migrate(clickhouse.model_copy(update={"retention": retention}))
+    with connect(clickhouse) as client:
+        client.command(
+            "INSERT INTO traces_raw (app, ts, trace_id, ingested_at) "
+            "SELECT 'a', '2026-01-01 00:00:00', toString(number), now() + toIntervalYear(25 * number) FROM numbers(2)"
+        )
+        client.command("OPTIMIZE TABLE traces_raw FINAL")
+        assert client.query("SELECT count() FROM traces").result_rows == [(2,)]
+
+
+@pytest.mark.parametrize("days", [-1, 0, 18_251, 30_000, 65_536, 10**12])
+def test_a_retention_that_clickhouse_cannot_count_is_refused(days: int) -> None:
+    for key in RetentionConfig.model_fields:
+        with pytest.raises(ValidationError):
+            RetentionConfig(**{key: days})
 
 
 def test_every_column_says_what_it_is(clickhouse: ClickHouseConfig) -> None:

@@ -13,6 +13,7 @@ from driftline.streams.baselines.commands import baseline_group
 from driftline.streams.commands.alerts import alerts_group
 from driftline.streams.commands.apps import apps_command
 from driftline.streams.commands.check_config import check_config_command
+from driftline.streams.commands.common import give, json_flag, output_option
 from driftline.streams.commands.migrate import migrate_command
 from driftline.streams.commands.query import query_command
 from driftline.streams.commands.state import state_group
@@ -21,8 +22,6 @@ from driftline.streams.commands.tail import tail_command
 from driftline.streams.logs import set_up
 from driftline.streams.operate.commands import (
     dlq_group,
-    give,
-    json_option,
     reconcile_command,
     replay_command,
     settings_of,
@@ -103,7 +102,8 @@ def up(ctx: click.Context) -> None:
     "--brokers", help="HOST:PORT of a Kafka to use instead of the embedded one; topics get a prefix of their own."
 )
 @click.option("--attach", is_flag=True, help="Start nothing: use the Kafka, ClickHouse and roles of the settings.")
-@json_option
+@json_flag
+@output_option
 @click.pass_context
 def demo(
     ctx: click.Context,
@@ -112,14 +112,15 @@ def demo(
     speed: float | None,
     brokers: str | None,
     attach: bool,
-    json_file: str | None,
+    as_json: bool,
+    to: Path | None,
 ) -> None:
     """Five and a half hours of a support bot in two minutes: drift, a bad canary, an outage, a cost spike."""
     from driftline.streams.demo.command import run_command
 
     summary = run_command(
         _settings(ctx),
-        errors if json_file == "-" else console,
+        errors if as_json else console,
         seed=seed,
         speed=speed,
         brokers=brokers,
@@ -127,7 +128,7 @@ def demo(
         config_file=ctx.obj,
         picture=picture,
     )
-    give(summary, json_file)
+    give(summary, as_json, to)
     ctx.exit(summary.exit_code)
 
 

@@ -1,15 +1,16 @@
 """The commands of this folder: options, tables and exit codes; what they do is in the other modules."""
 
+from pathlib import Path
+
 import click
 import msgspec
 
 from driftline.schemas.clock import SystemClock
 from driftline.schemas.events import MICROSECONDS
+from driftline.streams.commands.common import answer, json_flag, output_option
 from driftline.streams.operate.commands import (
     check_order,
-    json_option,
     progress_bar,
-    report,
     settings_of,
     since_option,
     until_option,
@@ -47,7 +48,8 @@ def baseline_group() -> None:
 @click.option("--dry-run", is_flag=True, help="Fit and show; publish nothing.")
 @click.option("--wait", "wait_s", type=click.FloatRange(min=0), default=10.0, show_default=True,
               help="Seconds to wait for the monitor's answer.")  # fmt: skip
-@json_option
+@json_flag
+@output_option
 @click.pass_context
 def baseline_fit(
     ctx: click.Context,
@@ -59,7 +61,8 @@ def baseline_fit(
     releases: tuple[str, ...],
     dry_run: bool,
     wait_s: float,
-    json_file: str | None,
+    as_json: bool,
+    to: Path | None,
 ) -> None:
     """Fit baselines from stored traffic and put them in force.
 
@@ -111,7 +114,7 @@ def baseline_fit(
         "published": not dry_run and bool(found.baselines),
         "monitor": [{name: getattr(b, name) for name in ("detector", "component", "state", "note")} for b in said],
     }
-    report(value, views.attempts(found, said, not dry_run), json_file)
+    answer(value, views.attempts(found, said, not dry_run), as_json, to)
     ctx.exit(1 if lacking or refused else 0)
 
 
@@ -119,10 +122,11 @@ def baseline_fit(
 @click.option("--app", help="Of this app alone.")
 @click.option("--detector", help="Of this detector alone.")
 @click.option("--all", "every", is_flag=True, help="Also those that others have replaced.")
-@json_option
+@json_flag
+@output_option
 @click.pass_context
 def baseline_list(
-    ctx: click.Context, app: str | None, detector: str | None, every: bool, json_file: str | None
+    ctx: click.Context, app: str | None, detector: str | None, every: bool, as_json: bool, to: Path | None
 ) -> None:
     """List the baselines in force, and what was refused since."""
     from driftline.streams.baselines import views
@@ -133,14 +137,15 @@ def baseline_list(
     with reachable_clickhouse(settings.clickhouse, settings.stack.state_dir) as clickhouse:
         found = [b for b in all_baselines(clickhouse, app) if detector is None or b.detector == detector]
     shown = found if every else in_force(found)
-    report([views.fields(baseline) for baseline in shown], views.listed(shown), json_file)
+    answer([views.fields(baseline) for baseline in shown], views.listed(shown), as_json, to)
 
 
 @baseline_group.command("show")
 @click.argument("id_", metavar="ID")
-@json_option
+@json_flag
+@output_option
 @click.pass_context
-def baseline_show(ctx: click.Context, id_: str, json_file: str | None) -> None:
+def baseline_show(ctx: click.Context, id_: str, as_json: bool, to: Path | None) -> None:
     """Show one baseline. The beginning of an ID is enough."""
     from driftline.streams.baselines import views
     from driftline.streams.baselines.fit import with_id, with_versions
@@ -149,4 +154,4 @@ def baseline_show(ctx: click.Context, id_: str, json_file: str | None) -> None:
     settings = settings_of(ctx)
     with reachable_clickhouse(settings.clickhouse, settings.stack.state_dir) as clickhouse:
         found = [with_versions(clickhouse, baseline) for baseline in with_id(clickhouse, id_)]
-    report([views.fields(baseline) for baseline in found], views.each(found), json_file)
+    answer([views.fields(baseline) for baseline in found], views.each(found), as_json, to)

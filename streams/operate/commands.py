@@ -7,15 +7,15 @@ from typing import IO, Any, Literal
 
 import click
 import msgspec
-from rich.console import RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from driftline.schemas.clock import SystemClock
 from driftline.schemas.events import MICROSECONDS
+from driftline.streams.commands.common import answer, json_flag, output_option
 from driftline.streams.operate import views
 from driftline.streams.operate.letters import Filter, Letter, judge, read_letters, select, send_again, what_is_wrong
 from driftline.streams.operate.times import parse_time, show_time
-from driftline.streams.output import json_text, write
+from driftline.streams.output import write
 from driftline.streams.redact import remember
 from driftline.streams.running import with_running_stack
 from driftline.streams.settings import Settings, load_settings
@@ -37,15 +37,6 @@ class Time(click.ParamType):
 since_option = click.option("--from", "since", type=Time(), help="Event time, as 2026-11-21T10:00 (UTC) or -2h.")
 until_option = click.option("--to", "until", type=Time(), help="Event time, as 2026-11-21T10:00 (UTC) or now.")
 app_option = click.option("--app", help="One app alone.")
-json_option = click.option(
-    "--json",
-    "json_file",
-    metavar="[FILE]",
-    is_flag=False,
-    flag_value="-",
-    type=click.Path(dir_okay=False, writable=True, allow_dash=True),
-    help="As JSON, for programs: on the standard output, or into a file.",
-)
 
 
 def settings_of(ctx: click.Context) -> Settings:
@@ -54,19 +45,6 @@ def settings_of(ctx: click.Context) -> Settings:
     settings = with_running_stack(load_settings(config))
     remember(settings)
     return settings
-
-
-def report(value: object, shown: RenderableType, json_file: str | None) -> None:
-    """For people, and where it is asked for as JSON; only that on the standard output."""
-    give(value, json_file)
-    if json_file != "-":
-        console.print(shown)
-
-
-def give(value: object, json_file: str | None) -> None:
-    """As JSON, where `--json` says."""
-    if json_file is not None:
-        write([f"{json_text(value)}\n".encode()], None if json_file == "-" else Path(json_file))
 
 
 def check_order(since: int | None, until: int | None) -> None:
@@ -94,7 +72,8 @@ def progress_bar() -> Iterator[Progress]:
     show_default=True,
     help="Seconds to wait for what is on its way.",
 )
-@json_option
+@json_flag
+@output_option
 @click.pass_context
 def reconcile_command(
     ctx: click.Context,
@@ -102,7 +81,8 @@ def reconcile_command(
     since: int | None,
     until: int | None,
     wait_s: float,
-    json_file: str | None,
+    as_json: bool,
+    to: Path | None,
 ) -> None:
     """Prove that all is there: the log against tables, dead letters and windows.
 
@@ -122,7 +102,7 @@ def reconcile_command(
             bar.update(task, description=views.STAGES[stage], completed=done, total=of or None)
 
         balance = run(reconcile(settings, selection, wait_s=wait_s, tell=tell))
-    report({"equal": balance.equal, **msgspec.to_builtins(balance)}, views.balance(balance), json_file)
+    answer({"equal": balance.equal, **msgspec.to_builtins(balance)}, views.balance(balance), as_json, to)
     ctx.exit(0 if balance.equal else 1)
 
 
@@ -144,7 +124,8 @@ topic_option = click.option("--topic", help="Those that were on this topic.")
 @reason_option
 @topic_option
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many, the newest.")
-@json_option
+@json_flag
+@output_option
 @click.pass_context
 def dlq_ls(
     ctx: click.Context,
@@ -152,12 +133,13 @@ def dlq_ls(
     reason: str | None,
     topic: str | None,
     limit: int,
-    json_file: str | None,
+    as_json: bool,
+    to: Path | None,
 ) -> None:
     """List dead letters, the newest first."""
     found = select(_letters(settings_of(ctx)).values(), Filter(reason=reason, topic=topic, since=since))
     newest = found[:limit]
-    report([views.letter_fields(letter) for letter in newest], views.letters(newest, len(found)), json_file)
+    answer([views.letter_fields(letter) for letter in newest], views.letters(newest, len(found)), as_json, to)
 
 
 @dlq_group.command("show")
@@ -188,7 +170,8 @@ def dlq_show(ctx: click.Context, id_: str, as_raw: bool) -> None:
 )
 @click.option("--again", is_flag=True, help="Also those that were sent again before.")
 @click.option("--force", is_flag=True, help="Also what still cannot be taken: it comes back as a new dead letter.")
-@json_option
+@json_flag
+@output_option
 @click.pass_context
 def dlq_requeue(
     ctx: click.Context,
@@ -198,7 +181,8 @@ def dlq_requeue(
     edited: IO[bytes] | None,
     again: bool,
     force: bool,
-    json_file: str | None,
+    as_json: bool,
+    to: Path | None,
 ) -> None:
     """Send dead letters again, to the topic and partition they came from.
 
@@ -230,7 +214,7 @@ def dlq_requeue(
             )
     results = list(zip(chosen, outcomes, strict=True))
     fields = [{"id": letter.id, "outcome": outcome} for letter, outcome in results]
-    report(fields, views.requeued(results), json_file)
+    answer(fields, views.requeued(results), as_json, to)
     ctx.exit(1 if {"still wrong", "unknown topic"} & set(outcomes) else 0)
 
 
@@ -246,7 +230,8 @@ def dlq_requeue(
 )
 @click.option("--into", metavar="DATABASE", help="A new one; without it <database>_replay is replaced.")
 @app_option
-@json_option
+@json_flag
+@output_option
 @click.pass_context
 def replay_command(
     ctx: click.Context,
@@ -255,7 +240,8 @@ def replay_command(
     source: Literal["kafka", "clickhouse"],
     into: str | None,
     app: str | None,
-    json_file: str | None,
+    as_json: bool,
+    to: Path | None,
 ) -> None:
     """Compute windows, alerts and verdicts anew, into another database, and compare.
 
@@ -285,5 +271,5 @@ def replay_command(
 
         done = run(replay(settings, Span(since, until, app), source, into, tell))
     shown = views.replayed(done.comparisons, done.notes, done.database)
-    report({"equal": not done.failed, **msgspec.to_builtins(done)}, shown, json_file)
+    answer({"equal": not done.failed, **msgspec.to_builtins(done)}, shown, as_json, to)
     ctx.exit(1 if done.failed else 0)

@@ -6,11 +6,10 @@ import click
 import msgspec
 
 from driftline.schemas.clock import SystemClock
+from driftline.streams.commands.common import answer, json_flag
 from driftline.streams.operate.commands import (
     Time,
     check_order,
-    json_option,
-    report,
     settings_of,
     since_option,
     until_option,
@@ -32,7 +31,7 @@ from driftline.streams.terminal import errors, run
               help="At most so many requests of each period, the same at every call.")  # fmt: skip
 @click.option("--texts", is_flag=True,
               help="Prompts and responses, too, by their embeddings of the last day, which are in Kafka.")  # fmt: skip
-@json_option
+@json_flag
 @click.pass_context
 def report_command(
     ctx: click.Context,
@@ -44,7 +43,7 @@ def report_command(
     file: Path,
     limit: int,
     texts: bool,
-    json_file: str | None,
+    as_json: bool,
 ) -> None:
     """Compare two periods in an HTML report by Evidently.
 
@@ -83,4 +82,4 @@ def report_command(
             moved = compare_texts(*(run(texts_of(settings, app, *period)) for period in periods))
     period = {"from": since, "to": until, "baseline_from": baseline_from, "baseline_to": baseline_to}
     made = {**period, **msgspec.to_builtins(done), "texts": msgspec.to_builtins(moved)}
-    report(made, views.written(done, moved, baseline_from, baseline_to), json_file)
+    answer(made, views.written(done, moved, baseline_from, baseline_to), as_json)

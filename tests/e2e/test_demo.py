@@ -29,7 +29,7 @@ def environment(folder: Path, **settings: str) -> dict[str, str]:
 def run_demo(folder: Path, *options: str, **settings: str) -> dict[str, Any]:
     out = folder / "out.json"
     done = subprocess.run(
-        [*DRIFTLINE, "demo", "--json", str(out), *options],
+        [*DRIFTLINE, "demo", "-o", str(out), *options],
         env=environment(folder, **settings), capture_output=True, text=True, timeout=540, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-4_000:] + done.stderr[-4_000:]

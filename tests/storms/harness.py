@@ -240,7 +240,7 @@ class World:
 
     async def command(self, *arguments: str) -> dict[str, Any]:
         """A command of the operator's: what it writes as JSON. It must exit with 0."""
-        found: dict[str, Any] = json.loads(await asyncio.to_thread(self._run, *arguments, "--json", "-"))
+        found: dict[str, Any] = json.loads(await asyncio.to_thread(self._run, *arguments, "--json"))
         return found
 
     async def run(self, *arguments: str) -> None:

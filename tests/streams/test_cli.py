@@ -105,7 +105,7 @@ def test_the_demos_json_is_alone_on_the_standard_output(cli: CliRunner, monkeypa
     monkeypatch.setattr("driftline.streams.demo.command.run_command", played)
     alone = cli.invoke(main, ["demo", "--json"])
     assert (json.loads(alone.stdout)["lost"], alone.stderr) == (0, "the account\n")
-    both = cli.invoke(main, ["demo", "--json", "out.json"])
+    both = cli.invoke(main, ["demo", "-o", "out.json"])
     assert (both.stdout, json.loads(Path("out.json").read_bytes())) == ("the account\n", json.loads(alone.stdout))
 
 
@@ -120,3 +120,26 @@ def test_a_reset_that_is_not_wanted_says_so_and_how_many_partitions_it_is(
     assert "knows in 1 partition, baselines" in result.stdout
     assert (result.exit_code, result.stderr) == (1, "driftline: nothing was forgotten\n")
     assert cli.invoke(main, ["state", "reset", "--role", "monitor"], input="").exit_code == 130
+
+
+def leaves(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, click.Command]]:
+    if isinstance(command, click.Group):
+        for name, inner in command.commands.items():
+            yield from leaves(inner, (*path, name))
+    else:
+        yield " ".join(path), command
+
+
+JSON = {name: command for name, command in leaves(main) if any("--json" in p.opts for p in command.params)}
+
+
+@pytest.mark.parametrize("name", JSON)
+def test_json_is_a_flag_that_takes_no_argument_away(name: str) -> None:
+    arguments = [p for p in JSON[name].params if isinstance(p, click.Argument)]
+    context = JSON[name].make_context(name, ["--json", *("x" for _ in arguments)], resilient_parsing=True)
+    assert context.params["as_json"] is True
+    assert [context.params[p.name] for p in arguments] == [("x",) if p.nargs == -1 else "x" for p in arguments]
+
+
+def test_what_is_walked_has_arguments() -> None:
+    assert {"alerts show", "baseline show", "dlq requeue", "reconcile", "demo"} <= JSON.keys()

@@ -41,7 +41,7 @@ async def traffic(pipeline: Pipeline, begin: int, seconds: int, *, status: str =
 
 
 async def fit(pipeline: Pipeline, *arguments: str) -> dict[str, Any]:
-    result = await run(pipeline, "baseline", "fit", "--app", "bot", "--wait", "0", "--json", "-", *arguments)
+    result = await run(pipeline, "baseline", "fit", "--app", "bot", "--wait", "0", "--json", *arguments)
     assert result.exit_code in (0, 1), result.output
     return {"exit": result.exit_code, **json.loads(result.stdout)}
 
@@ -74,10 +74,10 @@ async def test_a_fitted_baseline_comes_into_force_and_is_what_alarms_are_held_ag
 
     await traffic(pipeline, SECONDS, 20, status="error")
     await pipeline.stored("alerts", 1)
-    shown = json.loads((await run(pipeline, "baseline", "list", "--json", "-")).stdout)
+    shown = json.loads((await run(pipeline, "baseline", "list", "--json")).stdout)
     [mine] = [b for b in shown if b["detector"] == "error_rate"]
     assert (mine["id"], mine["source"], mine["state"]) == (fitted["id"], "fitted", "active")
-    every = json.loads((await run(pipeline, "baseline", "list", "--all", "--json", "-")).stdout)
+    every = json.loads((await run(pipeline, "baseline", "list", "--all", "--json")).stdout)
     assert {learned.id, fitted["id"]} <= {b["id"] for b in every}
     held_against = await asyncio.to_thread(
         pipeline.command,
@@ -131,7 +131,7 @@ async def test_a_refused_baseline_is_listed_with_the_reason(pipeline: Pipeline) 
     await pipeline.stored("baselines WHERE state = 'refused'", 1)
     listed = await run(pipeline, "baseline", "list")
     assert "refused" in listed.stdout
-    shown = json.loads((await run(pipeline, "baseline", "list", "--json", "-")).stdout)
+    shown = json.loads((await run(pipeline, "baseline", "list", "--json")).stdout)
     assert any("other settings" in b["note"] for b in shown)
 
 

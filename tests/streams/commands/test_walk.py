@@ -38,7 +38,9 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 SENT = {name: text for name, text in TEXTS.items() if name != "surrogates"}  # what JSON can hold as it is
 WIDE = {"COLUMNS": "500"}
 FROM = ["--from", "2026-11-02T08:00", "--to", "2026-11-02T08:02"]
+BEFORE = ["--baseline-from", FROM[1], "--baseline-to", FROM[3]]
 EVER = ["--from", "2020-01-01", "--to", "2100-01-01"]
+ENOUGH = 40  # requests, for a report
 UNKNOWN = f"{TEXTS['llama']} {TEXTS['ansi']} {TEXTS['c1']}"
 
 # Each command of the tree: what to call it with, and what it exits with. {…} is of what was sent.
@@ -48,13 +50,18 @@ CASES: dict[str, list[tuple[list[str], set[int]]]] = {
     "apps": [([], {0}), (["--json"], {0})],
     "baseline fit": [
         (["--app", "{app}", *FROM, "--wait", "0"], {0, 1}),
-        (["--app", UNKNOWN, *FROM, "--json", "-"], {1}),
+        (["--app", UNKNOWN, *FROM, "--json"], {1}),
     ],
     "baseline list": [(["--all"], {0}), (["--json"], {0}), (["--app", UNKNOWN], {0})],
-    "baseline show": [(["{baseline}"], {0}), ([UNKNOWN], {1})],
+    "baseline show": [(["{baseline}"], {0}), (["--json", "{baseline}"], {0}), ([UNKNOWN], {1})],
     "check-config": [([], {0}), (["--json"], {0})],
-    "dlq ls": [(["--limit", "1000"], {0}), (["--json"], {0}), (["--json", "-"], {0}), (["--reason", UNKNOWN], {0})],
-    "dlq requeue": [([UNKNOWN], {1}), (["--all"], {1})],
+    "dlq ls": [(["--limit", "1000"], {0}), (["--json"], {0}), (["--reason", UNKNOWN], {0})],
+    "dlq requeue": [
+        ([UNKNOWN], {1}),
+        (["--all"], {1}),
+        (["--force", "{letter}"], {0}),
+        (["--force", "--again", "--json", "{letter}"], {0}),
+    ],
     "dlq show": [(["{letter}"], {0}), (["000-letter1"], {0}), ([UNKNOWN], {1})],
     "migrate": [([], {0})],
     "query": [
@@ -69,11 +76,15 @@ CASES: dict[str, list[tuple[list[str], set[int]]]] = {
     ],
     "reconcile": [
         (["--wait", "5"], {0, 1}),
-        (["--json", "-", "--wait", "0"], {0, 1}),
+        (["--json", "--wait", "0"], {0, 1}),
         (["--app", UNKNOWN, "--wait", "0"], {0, 1}),
     ],
-    "replay": [([], {0, 1}), (["--json", "-"], {0, 1}), (["--source", "clickhouse", "--app", "{app}", *FROM], {0, 1})],
-    "report": [(["--app", "{app}", *FROM], {1}), (["--app", UNKNOWN, *FROM], {1})],
+    "replay": [([], {0, 1}), (["--json"], {0, 1}), (["--source", "clickhouse", "--app", "{app}", *FROM], {0, 1})],
+    "report": [
+        (["--app", "{app}", *FROM, *BEFORE], {0}),
+        (["--app", "{app}", *FROM], {1}),
+        (["--app", UNKNOWN, *FROM], {1}),
+    ],
     "schema": [([UNKNOWN], {2})],
     "state reset": [(["--role", UNKNOWN], {2}), (["--role", "judge", "--yes"], {0})],
     "status": [(["--role", UNKNOWN], {2}), (["--role", f"{UNKNOWN}=http://127.0.0.1:1"], {1})],
@@ -110,6 +121,14 @@ def results(text: str, number: int, events_topic: str) -> Iterator[Any]:
         )  # fmt: skip
 
 
+async def send_enough_for_a_report(pipeline: Pipeline) -> None:
+    """Requests of one app, with every text in every field."""
+    texts = [SENT[name] for name in sorted(SENT)]
+    for number in range(ENOUGH):
+        event = filled(Trace, texts[number % len(texts)], app=TEXTS["llama"], trace_id=f"r{number}", ts=START + number)
+        await pipeline.send_raw(json.dumps(msgspec.to_builtins(event)).encode(), TEXTS["llama"])
+
+
 async def send_everything(pipeline: Pipeline) -> None:
     topics = pipeline.kafka.topics
     homes: dict[type, str] = {
@@ -135,8 +154,9 @@ async def send_everything(pipeline: Pipeline) -> None:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def told(embedded_kafka: Broker, operate_tables: Any) -> AsyncIterator[Pipeline]:
     async with pipeline_on(embedded_kafka, operate_tables) as pipeline:
+        await send_enough_for_a_report(pipeline)
         await send_everything(pipeline)
-        await pipeline.stored("traces", len(SENT))
+        await pipeline.stored("traces", ENOUGH + len(SENT))
         await pipeline.stored("alerts", len(SENT))
         await pipeline.stored("baselines", len(SENT))
         await pipeline.stored("dead_letters", len(SENT))
@@ -146,7 +166,7 @@ async def told(embedded_kafka: Broker, operate_tables: Any) -> AsyncIterator[Pip
 # What has other output on a terminal.
 ON_A_TERMINAL = [
     "dlq show 002-letter0 --raw",
-    "dlq ls --json -",
+    "dlq ls --json",
     "query --format csv SELECT * FROM traces",
     "query --format json SELECT * FROM traces",
     "query --format markdown SELECT * FROM alerts",

@@ -38,7 +38,7 @@ async def test_reconcile_tells_scripts_whether_all_is_there(pipeline: Pipeline) 
     await pipeline.send([trace(1, 1)])
     await pipeline.tick(90)
     await pipeline.monitor()
-    result = await run(pipeline, "reconcile", "--json", "-")
+    result = await run(pipeline, "reconcile", "--json")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["equal"] is True
     await asyncio.to_thread(pipeline.command, "TRUNCATE TABLE traces_raw")
@@ -55,12 +55,12 @@ async def test_dead_letters_are_listed_shown_and_sent_again_once(pipeline: Pipel
             reason="not JSON", raw=raw, key=b"bot",
         )  # fmt: skip
         await pipeline.kafka.send(topics.dlq, encode(letter), key=b"bot")
-    listed = json.loads((await run(pipeline, "dlq", "ls", "--json", "-")).stdout)
+    listed = json.loads((await run(pipeline, "dlq", "ls", "--json")).stdout)
     assert {item["id"] for item in listed} == {stable_id(1), stable_id(2)}
     assert "nothing is wrong with it any more" in (await run(pipeline, "dlq", "show", stable_id(1))).stdout
     assert (await run(pipeline, "dlq", "show", stable_id(1)[:10], "--raw")).stdout_bytes == GOOD
     for outcome in ("sent", "sent before"):
-        result = await run(pipeline, "dlq", "requeue", "--all", "--json", "-")
+        result = await run(pipeline, "dlq", "requeue", "--all", "--json")
         assert result.exit_code == 1
         outcomes = {item["id"]: item["outcome"] for item in json.loads(result.stdout)}
         assert outcomes == {stable_id(1): outcome, stable_id(2): "still wrong"}
@@ -73,7 +73,7 @@ async def test_replay_tells_scripts_whether_both_runs_are_equal(pipeline: Pipeli
     await pipeline.send([trace(1, 1)])
     await pipeline.tick(90)
     await pipeline.monitor()
-    result = await run(pipeline, "replay", "--json", "-")
+    result = await run(pipeline, "replay", "--json")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["comparisons"][0]["equal"] == 1
     await asyncio.to_thread(pipeline.command, "TRUNCATE TABLE windows_raw")

@@ -150,7 +150,7 @@ async def test_a_report_of_stored_traffic(pipeline: Pipeline, tmp_path: Path) ->
     await pipeline.stored("scores", 200)
     file = tmp_path / "out.html"
     periods = ("--from", moment(20), "--to", moment(40), "--baseline-from", moment(0), "--baseline-to", moment(20))
-    result = await run(pipeline, "report", "--app", "bot", *periods, "--texts", "-o", str(file), "--json", "-")
+    result = await run(pipeline, "report", "--app", "bot", *periods, "--texts", "-o", str(file), "--json")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     assert (found["current_rows"], found["reference_rows"]) == (100, 100)

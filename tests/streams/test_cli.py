@@ -138,7 +138,7 @@ def test_json_is_a_flag_that_takes_no_argument_away(name: str) -> None:
     arguments = [p for p in JSON[name].params if isinstance(p, click.Argument)]
     context = JSON[name].make_context(name, ["--json", *("x" for _ in arguments)], resilient_parsing=True)
     assert context.params["as_json"] is True
-    assert [context.params[p.name] for p in arguments] == [("x",) if p.nargs == -1 else "x" for p in arguments]
+    assert [context.params[p.name or ""] for p in arguments] == [("x",) if p.nargs == -1 else "x" for p in arguments]
 
 
 def test_what_is_walked_has_arguments() -> None:

@@ -128,8 +128,7 @@ class Analysis:
     def keep_to_size(self, others: int, until: int) -> int:
         """To be called after each tick. others: bytes of the rest of the state. What is learned gives way first, then
         what is remembered of canaries. Returns the bytes that are left; below zero the rest has to become smaller."""
-        holders = (*self._watches.values(), self._means)
-        self._streams.tick(until, lambda: set().union(*(holder.held() for holder in holders)))
+        self._streams.tick(until, self._held)
         places, canaries = self._places, self._canaries
         sessions = self._first.nbytes + self._means.nbytes + self._contributors.nbytes
         places.others = others + sessions + canaries.nbytes
@@ -138,6 +137,10 @@ class Analysis:
             canaries.shed(canaries.nbytes + places.bytes_left)
             places.others = others + sessions + canaries.nbytes
         return places.bytes_left
+
+    def _held(self) -> set[int]:
+        """The streams whose numbers are in use."""
+        return self._means.held().union(*(watch.held() for watch in self._watches.values()))
 
     @property
     def watches(self) -> Mapping[str, Watch]:

@@ -230,6 +230,10 @@ class Pending(Generic[C, S]):
             columns = rows(columns, kept)
         self._chunks.append(columns)
 
+    def take_out(self, cut: int) -> None:
+        """Those at `cut` or later. To be followed by `take`, which tells how much room there is."""
+        self._chunks = [rows(chunk, chunk.ts < cut) for chunk in self._chunks]
+
     def take(self, until: int, now: int) -> C:
         """Those before `until`, in canonical order: by time, then by key. now: the tick."""
         taken: list[C] = []

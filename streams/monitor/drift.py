@@ -27,6 +27,7 @@ from driftline.schemas.events import MICROSECONDS, BaselineSet, Release, Tick
 from driftline.schemas.results import Embedding, Result
 from driftline.schemas.topics import Topics
 from driftline.streams.fold import Fold, FoldFactory, Output, Record
+from driftline.streams.log_time import LogTime
 from driftline.streams.monitor import languages, query_types
 from driftline.streams.monitor.baselines import NEW_BASELINE, Baselines
 from driftline.streams.monitor.config import MonitorConfig
@@ -63,7 +64,8 @@ class DriftFold:
         self._grace = config.windows.grace_s * MICROSECONDS
         self._tick_us = round(detectors.budget.tick_s * MICROSECONDS)
         self._remainder_ticks = detectors.budget.ticks(config.windows.lateness_s)
-        self._watermark: int | None = state.get("watermark")
+        self._time = LogTime(config.windows.ahead_s, state.get("watermark"), state.get("heard", 0))
+        self._ahead_of_time: int = state.get("ahead_of_time", 0)
         self._next_tick: int | None = state.get("next_tick")
         self._reported: int = state.get("reported", 0)
         self._undecodable: int = state.get("undecodable", 0)
@@ -93,7 +95,7 @@ class DriftFold:
 
     @property
     def watermark(self) -> int | None:
-        return self._watermark
+        return self._time.tick
 
     @property
     def counters(self) -> Mapping[str, int]:
@@ -101,6 +103,7 @@ class DriftFold:
         return {
             "undecodable": self._undecodable,
             "malformed": self._malformed,
+            "ahead_of_time": self._ahead_of_time,
             "repeated": self._seen.repeated,
             "dedup_overflow": self._seen.overflow,
             "baselines_refused": self._baselines.refused,
@@ -125,7 +128,9 @@ class DriftFold:
         return pack(
             {
                 "version": VERSION,
-                "watermark": self._watermark,
+                "watermark": self._time.tick,
+                "heard": self._time.heard,
+                "ahead_of_time": self._ahead_of_time,
                 "next_tick": self._next_tick,
                 "reported": self._reported,
                 "undecodable": self._undecodable,
@@ -159,6 +164,8 @@ class DriftFold:
         outputs: list[Output] = []
         batch: list[Embedding] = []
         for record in records:
+            if self._time.hears(record):
+                self._time.hear(record)
             items, rejects = embeddings_in(record.value)
             self._undecodable += len(rejects)
             for item in items:
@@ -168,10 +175,12 @@ class DriftFold:
                     self._take_release(item)
                 elif not isinstance(item, Tick):
                     batch.append(item)
-                elif self._watermark is None or item.ts > self._watermark:
+                elif self._time.tick is None or item.ts > self._time.tick:
                     self._take(batch)
                     batch = []
-                    self._watermark = item.ts
+                    first, self._time.tick = self._time.tick is None, item.ts
+                    if first:
+                        self._take_out_ahead()
                     self._seen.tick(item.ts)
                     outputs += [self._publish(result) for result in self._tick(item.ts, record.offset)]
         self._take(batch)
@@ -183,7 +192,16 @@ class DriftFold:
         key = digests(f"{e.app}\x1f{e.key}" for e in embeddings)
         ts = np.array([e.ts for e in embeddings], np.int64)
         for embedding in compress(embeddings, self._seen.new(key, ts).tolist()):
-            self._pending.add(embedding, self._watermark)
+            self._pending.add(embedding, self._time.tick)
+
+    def _take_out_ahead(self) -> None:
+        """Embed passes all on until something says what time it is."""
+        latest = self._time.latest
+        assert latest is not None  # there is a tick
+        before = len(self._coming) + len(self._waiting)
+        self._coming = [event for event in self._coming if event.ts <= latest]
+        self._waiting = [event for event in self._waiting if event.ts <= latest]
+        self._ahead_of_time += before - len(self._coming) - len(self._waiting) + self._pending.take_out(latest)
 
     def _take_baseline(self, event: BaselineSet) -> None:
         """The other detectors' are the other fold's."""
@@ -266,8 +284,9 @@ class DriftFold:
 
     def _held(self) -> set[int]:
         """The streams whose numbers are in use."""
-        holders = (*self._watches.values(), *self._means.values(), self._sessions)
-        return set().union(*(holder.held() for holder in holders))
+        watched = (watch.held() for watch in self._watches.values())
+        open_ = (means.held() for means in self._means.values())
+        return self._sessions.held().union(*watched, *open_)
 
     def _keep_to_size(self) -> None:
         """What is learned gives way first, then what is remembered."""

@@ -76,6 +76,11 @@ class Waiting:
         self.overflow += waiting >= _MOST_OTHERS
         return waiting < _MOST_OTHERS
 
+    def take_out(self, latest: int) -> int:
+        """Those after `latest`; returns how many. To be followed by `take`, which tells how much room there is."""
+        before, self._embeddings = self._embeddings, [e for e in self._embeddings if e.ts <= latest]
+        return len(before) - len(self._embeddings)
+
     def take(self, until: int, now: int) -> list[Embedding]:
         """Those before `until`, in canonical order. now: the tick."""
         ready = sorted((e for e in self._embeddings if e.ts < until), key=lambda e: (e.ts, e.key))

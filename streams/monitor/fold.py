@@ -233,6 +233,15 @@ class MonitorFold:
         new = compress(baselines, self._seen.new(key, ts).tolist())
         self._wait(self._baselines, [baseline for baseline in new if self._left_out.timely_release(baseline)])
 
+    def _take_out_ahead(self, first_tick: int) -> None:
+        """What had come before anything said what time it is."""
+        cut = self._left_out.first_tick(first_tick)
+        self._left_out.taken_out(self._windows.take_out(cut))
+        self._traces.take_out(cut)
+        self._scores.take_out(cut)
+        self._releases = list(filter(self._left_out.timely_release, self._releases))
+        self._baselines = list(filter(self._left_out.timely_release, self._baselines))
+
     def _wait(self, waiting: list[R], news: list[R]) -> None:
         room = max(0, MOST_WAITING - len(waiting))
         waiting += news[:room]
@@ -241,9 +250,11 @@ class MonitorFold:
     def _tick(self, ts: int, offset: int) -> list[Output]:
         if self._watermark is not None and ts <= self._watermark:
             return []
-        self._watermark = ts
+        first, self._watermark = self._watermark is None, ts
         self._seen.tick(ts)
         self._windows.settle(self._traces.names.names, self._scores.names.names)
+        if first:
+            self._take_out_ahead(ts)
         results: list[Result] = [*self._windows.close(ts, offset), *self._left_out.tick(ts, offset)]
         until = (ts - self._grace) // self._tick_us * self._tick_us
         releases = sorted((r for r in self._releases if r.ts < until), key=lambda r: (r.ts, r.key))

@@ -1,8 +1,8 @@
 """Events that count in no window, and so for no detector: said at each tick, so that sums add up."""
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +74,22 @@ class LeftOuts:
         self.ahead_of_time += int(ahead.sum())
         self.incomplete += int(incomplete.sum())
         return ~(late | ahead | incomplete)
+
+    def first_tick(self, watermark: int) -> int:
+        """Before it nothing may have said what time it is. Returns where the windows begin that are ahead of it: what
+        they have counted is to be taken out, and passed to `taken_out`."""
+        self.time.tick = watermark
+        latest = self.time.latest
+        assert latest is not None  # there is a tick
+        return latest - latest % self._size + self._size
+
+    def taken_out(self, windows: Iterable[tuple[str, int, int, int]]) -> None:
+        """Of each its app, its start, and how many traces and scores it had."""
+        for app, start, *counts in windows:
+            for kind, events in zip(get_args(Kind), counts, strict=True):
+                if events:
+                    self._unsaid[app, kind, "ahead_of_time", start] += events
+                    self.ahead_of_time += events
 
     def timely_release(self, event: Release | BaselineSet) -> bool:
         """A release that comes late still says what serves now."""

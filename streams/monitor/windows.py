@@ -218,6 +218,16 @@ class Windows:
             del self._windows[key]
         return results
 
+    def take_out(self, cut: int) -> list[tuple[str, int, int, int]]:
+        """Windows that begin at `cut` or later, before any has closed. Returns of each its app and start, and how many
+        traces and scores it had. Call `settle` before."""
+        taken = []
+        for key in sorted(key for key in self._windows if key[3] >= cut):
+            window = self._windows.pop(key)
+            taken.append((key[0], key[3], window.counts["requests"], sum(n for n, _ in window.scores.values())))
+        self._new = [key for key in self._new if key in self._windows]
+        return taken
+
     def _merge(self) -> None:
         """Too many windows: of those that are new, an app's count as one of each time."""
         new = sorted(self._new)

@@ -2,14 +2,16 @@
 
 import threading
 from collections.abc import Iterable
+from dataclasses import replace
 
 import msgspec
 import numpy as np
 import pytest
 
 from driftline.detectors.config import DetectorsConfig
+from driftline.detectors.state import unpack
 from driftline.schemas.codec import decode, pack
-from driftline.schemas.events import MICROSECONDS, Tick
+from driftline.schemas.events import MICROSECONDS, Release, Tick
 from driftline.schemas.results import Alert, Embedding, EmbeddingEvent, Evidence, Result
 from driftline.schemas.topics import Topics
 from driftline.streams.monitor.config import MonitorConfig
@@ -59,6 +61,7 @@ async def test_repeats_are_left_out_and_counted(topics: Topics) -> None:
     assert fold.counters == {
         "undecodable": 0,
         "malformed": 0,
+        "ahead_of_time": 0,
         "repeated": 3,
         "dedup_overflow": 0,
         "baselines_refused": 0,
@@ -162,3 +165,26 @@ async def test_what_is_no_vector_like_the_others_is_left_out_and_counted(topics:
     await fold.absorb([*records([embedding(1, 1), *wrong, tick(60)]), *foreign])
     fold = new_fold(topics, fold.snapshot())
     assert (fold.counters["malformed"], fold.counters["undecodable"]) == (3, 2)
+
+
+@pytest.mark.parametrize("by_broker", [False, True])
+async def test_what_the_first_tick_finds_ahead_of_it_is_taken_out(topics: Topics, by_broker: bool) -> None:
+    """But not what is ahead of the tick alone: where the broker says what time it is, embed has looked already."""
+    hour, year = 3_600, 365 * 86_400
+    release = Release(app="bot", ts=START + year * MICROSECONDS, id="r", kind="deploy", release="v2")
+    log = records([embedding(1, 0), embedding(2, hour), embedding(3, hour + 1), embedding(4, year), release], [tick(0)])
+    sent = (START + hour * MICROSECONDS) // 1_000
+    log = [replace(record, timestamp=sent, timestamp_type=int(by_broker)) for record in log]
+    told = []
+    for size in (1, 2):
+        fold = new_fold(topics)
+        for first in range(0, len(log), size):
+            await fold.absorb(log[first : first + size])
+            fold = new_fold(topics, fold.snapshot())
+        assert fold.counters["ahead_of_time"] == (2 if by_broker else 3)
+        state = unpack(fold.snapshot())
+        waiting = [e.trace_id for e in msgspec.msgpack.decode(state["pending"]["embeddings"], type=list[Embedding])]
+        assert waiting == (["1", "2", "3"] if by_broker else ["1", "2"])
+        assert state["coming"] == []
+        told.append(fold.snapshot())
+    assert told[0] == told[1]

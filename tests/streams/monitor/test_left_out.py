@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from driftline.detectors.config import DetectorsConfig
+from driftline.detectors.state import unpack
 from driftline.schemas.codec import encode_events
 from driftline.schemas.events import CLOCK, EARLIEST_TS, LATEST_TS, MICROSECONDS, Event, Release, Score, Tick, Trace
 from driftline.schemas.results import LeftOut, WindowStats
@@ -197,3 +198,38 @@ async def test_an_event_ahead_of_the_broker_is_left_out_before_the_first_tick() 
     ]
     assert sum(r.requests for r in results if isinstance(r, WindowStats)) == 1
     assert fold.counters["ahead_of_time"] == 3
+
+
+async def test_what_the_first_tick_finds_ahead_of_it_is_taken_out() -> None:
+    """Before it nothing says what time it is, where the topic keeps its producers' times. A window is left out as a
+    whole: the one in which the latest time lies counts."""
+    ahead = START + 30 * MICROSECONDS  # as far as events may be
+    late = LATEST_TS - 2
+    times = [START, ahead - 1, ahead + 9 * MICROSECONDS, ahead + 10 * MICROSECONDS, late, late + 1]
+    events: list[Event] = [Trace(app="a", ts=ts, trace_id=str(ts)) for ts in times]
+    events += [Score(app="a", ts=late, id=str(n), trace_id="t", name="n", value=0.5) for n in range(3)]
+    for ts in (START, ahead + 1):
+        events.append(Release(app="a", ts=ts, id=str(ts), kind="deploy", release="v1"))
+    log = [FakeRecord(i, encode_events([event])) for i, event in enumerate(events)]
+    log += [FakeRecord(len(log) + n, encode_events([Tick(ts=START + n * MICROSECONDS)])) for n in range(100)]
+    told = []
+    for size in (1, 7, 999):
+        fold, results = new_fold(), []
+        for first in range(0, len(log), size):
+            results += results_of(await fold.absorb(log[first : first + size]))
+            fold = new_fold(fold.snapshot())
+        last = late - late % SIZE
+        said = [(r.kind, r.start, r.reason, r.events, r.revision) for r in results if isinstance(r, LeftOut)]
+        assert said == [
+            ("score", last, "ahead_of_time", 3, len(events)),
+            ("trace", ahead + SIZE, "ahead_of_time", 1, len(events)),
+            ("trace", last, "ahead_of_time", 2, len(events)),
+        ]
+        assert sum(r.requests for r in results if isinstance(r, WindowStats)) == 3
+        assert fold.counters["ahead_of_time"] == 7
+        state = unpack(fold.snapshot())
+        assert not len(state["traces"]["columns"]["ts"])
+        assert not len(state["scores"]["columns"]["ts"])
+        assert state["windows"]["windows"] == state["releases"] == []
+        told.append(fold.snapshot())
+    assert len(set(told)) == 1

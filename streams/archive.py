@@ -174,7 +174,7 @@ def dead_letter(record: ConsumerRecord, reject: Reject) -> DeadLetter:
         reason += f". Of the key's {len(key)} bytes the first {MOST_KEY} are here"
         key = key[:MOST_KEY]
     return DeadLetter(
-        id=stable_id(record.topic, record.partition, record.offset, reject.index),
+        id=stable_id(record.topic, record.partition, record.offset, record.timestamp, reject.index),
         topic=record.topic,
         partition=record.partition,
         offset=record.offset,

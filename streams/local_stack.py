@@ -9,11 +9,13 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
+from driftline.schemas.clock import SystemClock
 from driftline.schemas.topics import Topics
 from driftline.sinks.clickhouse.config import ClickHouseConfig
 from driftline.sinks.clickhouse.embedded import EmbeddedServer
 from driftline.sinks.clickhouse.migrate import migrate
 from driftline.streams.embedded_kafka import EmbeddedKafka
+from driftline.streams.operate import orphans
 from driftline.streams.redact import remember
 from driftline.streams.running import KEY, RunningStack, announce, control_key, publish, withdraw
 from driftline.streams.runtime.admin import apply_topics
@@ -106,6 +108,9 @@ class LocalStack:
             control_key(self._settings.stack.state_dir)
         await apply_topics(self.kafka, self.topics)
         await asyncio.to_thread(migrate, self.clickhouse)
+        if self._broker:  # whose log, and all that the roles knew of it, went with the last one
+            reason = "the stack was started anew with an empty log, so nobody knows whether it is over"
+            await orphans.resolve(self.kafka, self.clickhouse, SystemClock().now(), reason)
 
     def _publish(self) -> None:
         services = dict(zip(("kafka", "clickhouse"), self.service_pids, strict=True))

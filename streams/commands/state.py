@@ -2,6 +2,7 @@
 
 import click
 
+from driftline.schemas.clock import SystemClock
 from driftline.schemas.errors import PermanentError
 from driftline.schemas.text import counted
 from driftline.streams.operate.commands import settings_of
@@ -27,6 +28,7 @@ def state_reset(ctx: click.Context, role: str, at_end: bool, yes: bool) -> None:
 
     The role must be stopped. What retention has deleted from the log does not come back: baselines are learned anew.
     """
+    from driftline.streams.operate import orphans
     from driftline.streams.runtime.reset import begin_at_end, forget, stored
 
     settings = settings_of(ctx)
@@ -40,6 +42,10 @@ def state_reset(ctx: click.Context, role: str, at_end: bool, yes: bool) -> None:
     if at_end:
         run(begin_at_end(settings.kafka, settings.topics, role))
         console.print(f"{role} begins at its next start with what comes from now on.")
+        if role == "monitor":
+            reason = "the state that watched it was reset, so nobody knows whether it is over"
+            ended = run(orphans.resolve(settings.kafka, settings.clickhouse, SystemClock().now(), reason))
+            console.print(f"Alerts that were open are resolved: {len(ended)}.")
         return
     run(forget(settings.kafka, found))
     console.print(f"{role} begins anew at its next start, with the oldest record of the log.")

@@ -214,7 +214,8 @@ def firing(
     contributors: Sequence[str],
     evidence_id: str,
 ) -> Alert:
-    alert_id = stable_id("alert", rule, *stream, episode)
+    # By when it fired: numbers of episodes begin anew with a state, and an id that comes again is no news to anybody.
+    alert_id = stable_id("alert", rule, *stream, at)
     return Alert(
         id=alert_id,
         dedup_key=alert_id,

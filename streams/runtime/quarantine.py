@@ -131,7 +131,7 @@ def letter(fold: str, topic: str, partition: int, record: Fetched, why: str) -> 
         cut = f"Here are the first {EXCERPT} of {len(raw)} bytes with SHA-256 {sha256(raw).hexdigest()}. "
         raw = raw[:EXCERPT]
     return DeadLetter(
-        id=stable_id(topic, partition, record.offset, RULE, fold),
+        id=stable_id(topic, partition, record.offset, record.timestamp, RULE, fold),
         topic=topic,
         partition=partition,
         offset=record.offset,
@@ -155,7 +155,7 @@ def app_of(record: Fetched) -> str:
 def alert(fold: str, topic: str, partition: int, record: Fetched, app: str, why: str) -> Alert:
     """One for each record: at most as many as may be put aside."""
     at = sent_at(record.timestamp) or EARLIEST_TS
-    id_ = stable_id("alert", RULE, fold, topic, partition, record.offset)
+    id_ = stable_id("alert", RULE, fold, topic, partition, record.offset, record.timestamp)
     where = f"{topic}[{partition}], offset {record.offset}"
     return Alert(
         id=id_,

@@ -24,6 +24,7 @@ from driftline.streams.terminal import run
 
 ANSWERS_S = 3.0  # a role's event loop that does not answer within that is not well
 READ = 2**24  # bytes of an answer
+MOST_LAG = 2.0**63  # records or seconds: Kafka counts no further
 LATE_S = 60.0  # behind by more is worth a word
 _LAG = {
     unit: re.compile(rb"^driftline_lag_%s\{.*\} (\d\S*)$" % unit.encode(), re.MULTILINE)
@@ -110,7 +111,8 @@ async def _ask(session: aiohttp.ClientSession, role: str, url: str) -> RoleStatu
             report = msgspec.json.decode(await _whole(response), type=_Report)
         async with session.get(f"{url}/metrics") as response:
             page = await _whole(response)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        records, seconds = _numbers(page, "records"), _numbers(page, "seconds")
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         reason = f"what answers there is no role of Driftline ({error})"
         return RoleStatus(role, url, "silent", None, None, [f"{reason}: see that its address is right"])
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
@@ -119,9 +121,21 @@ async def _ask(session: aiohttp.ClientSession, role: str, url: str) -> RoleStatu
     problems = [f"{p.what}; {p.do} (since {p.since})" for p in report.problems]
     notes = [f"{note.what}; {note.do}" for note in report.notes]
     state: State = "unhealthy" if problems else "ready" if report.ready else "starting"
-    records, seconds = ([float(value) for value in _LAG[unit].findall(page)] for unit in ("records", "seconds"))
     lag = int(sum(records)) if records else None
     return RoleStatus(report.role, url, state, lag, max(seconds, default=None), problems, notes)
+
+
+def _numbers(page: bytes, unit: str) -> list[float]:
+    """Those that a lag can be: what answers may be no role, and say anything."""
+    found = []
+    for text in _LAG[unit].findall(page):
+        try:
+            value = float(text)
+        except ValueError:
+            continue
+        if value < MOST_LAG:
+            found.append(value)
+    return found
 
 
 async def _whole(response: aiohttp.ClientResponse) -> bytes:

@@ -8,8 +8,10 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import msgspec
 import pytest
 from click.testing import CliRunner, Result
+from msgspec import Raw
 
 from driftline.streams.cli import main
 from driftline.streams.running import FILE, LOCK
@@ -43,7 +45,7 @@ def url(role: Role) -> Iterator[str]:
         def do_GET(self) -> None:
             self.send_response(200)
             self.end_headers()
-            self.wfile.write((json.dumps(role.report) if self.path == "/healthz" else role.metrics).encode())
+            self.wfile.write(msgspec.json.encode(role.report) if self.path == "/healthz" else role.metrics.encode())
 
         def log_message(self, *_: object) -> None: ...
 
@@ -100,6 +102,21 @@ def test_what_answers_is_no_role(role: Role, url: str, report: Any) -> None:
 def test_numbers_that_are_none(role: Role, url: str) -> None:
     role.metrics = 'driftline_lag_records{a="b"} NaN\ndriftline_lag_seconds{a="b"} +Inf\n\x00\xff'
     assert status(url).exit_code == 0
+
+
+@pytest.mark.parametrize("number", ["1abc", "1e999", "1e308", "9" * 5_000, "9e18", "1_000", "-1", "0x10"])
+@pytest.mark.parametrize("unit", ["records", "seconds"])
+def test_any_number_of_any_server_is_a_line(role: Role, url: str, unit: str, number: str) -> None:
+    role.metrics = f'driftline_lag_{unit}{{a="b"}} {number}\n' * 2
+    for arguments in ([], ["--json"]):
+        result = status(url, *arguments)
+        assert (result.exit_code, "monitor" in result.stdout) == (0, True)
+
+
+def test_nested_without_end_is_no_role(role: Role, url: str) -> None:
+    role.report["more"] = Raw(b"[" * 100_000 + b"]" * 100_000)
+    result = status(url)
+    assert (result.exit_code, "no role of Driftline" in result.stdout) == (1, True)
 
 
 def test_a_stack_that_starts_or_stops_is_not_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,10 @@ logger = logging.getLogger(__name__)
 
 _LARGEST = "max.message.bytes"
 _CLEANUP = "cleanup.policy"
+_REMOVED_OTHERWISE = {  # declared -> by any other policy
+    "delete": "all records of a key but the newest, unread ones too",
+    "compact": "states by age, the newest of a key too",
+}
 VISIBLE_TIMEOUT_S = 30.0  # until a topic just created shows up in the cluster's metadata
 
 
@@ -147,7 +151,7 @@ async def require_cleanup(config: KafkaConfig, topics: Topics) -> None:
     for topic in topics.all():
         policy = told.get(topic.name, {}).get(_CLEANUP, topic.cleanup)
         if policy != topic.cleanup:
-            what = "all records of a key but the newest, unread ones too" if "compact" in policy else "states by age"
+            what = _REMOVED_OTHERWISE[topic.cleanup]
             raise ConfigError(
                 f"{_CLEANUP} of topic {topic.name} is {policy}, which removes {what}: kafka-configs --alter --topic "
                 f"{topic.name} --add-config {_CLEANUP}={topic.cleanup}"

@@ -108,6 +108,7 @@ async def test_records_are_no_larger_than_the_broker_says(apache_kafka: Broker) 
         ("events", "compact", "all records of a key but the newest, unread ones too"),
         ("windows", "compact,delete", "all records of a key but the newest, unread ones too"),
         ("baselines", "delete", "states by age"),
+        ("baselines", "compact,delete", "states by age"),
     ],
 )
 async def test_what_removes_the_unread_is_refused(apache_kafka: Broker, name: str, policy: str, says: str) -> None:

@@ -69,16 +69,16 @@ def baseline_fit(
     The monitor takes them at one place of the log: all streams of the app start afresh against them. Exits with 1 where
     nothing could be fitted, or not what --detector names, or where the monitor refuses.
     """
-    from driftline.detectors.registry import FACTORIES
     from driftline.streams.baselines import healthy, views
     from driftline.streams.baselines.collect import Range
     from driftline.streams.baselines.fit import answers, fit, publish
+    from driftline.streams.baselines.names import NAMES
 
     settings = settings_of(ctx)
     if (since is None) == (last_healthy is None) or (until is not None and last_healthy is not None):
         raise click.UsageError("Say which traffic: --from (and --to), or --last-healthy.")
-    if unknown := set(detectors) - FACTORIES.keys():
-        known = ", ".join(FACTORIES)
+    if unknown := set(detectors) - set(NAMES):
+        known = ", ".join(NAMES)
         raise click.BadParameter(
             f"there is no {', '.join(sorted(unknown))}; there are {known}", param_hint="--detector"
         )
@@ -112,7 +112,7 @@ def baseline_fit(
         ],
         "notes": found.notes,
         "published": not dry_run and bool(found.baselines),
-        "monitor": [{name: getattr(b, name) for name in ("detector", "component", "state", "note")} for b in said],
+        "monitor": [{name: views.fields(b)[name] for name in ("detector", "component", "state", "note")} for b in said],
     }
     answer(value, views.attempts(found, said, not dry_run), as_json, to)
     ctx.exit(1 if lacking or refused else 0)
@@ -131,11 +131,12 @@ def baseline_list(
     """List the baselines in force, and what was refused since."""
     from driftline.streams.baselines import views
     from driftline.streams.baselines.fit import all_baselines, in_force
+    from driftline.streams.baselines.names import shown as named
     from driftline.streams.local_query import reachable_clickhouse
 
     settings = settings_of(ctx)
     with reachable_clickhouse(settings.clickhouse, settings.stack.state_dir) as clickhouse:
-        found = [b for b in all_baselines(clickhouse, app) if detector is None or b.detector == detector]
+        found = [b for b in all_baselines(clickhouse, app) if detector in (None, named(b.detector, b.component)[0])]
     shown = found if every else in_force(found)
     answer([views.fields(baseline) for baseline in shown], views.listed(shown), as_json, to)
 

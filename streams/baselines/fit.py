@@ -21,6 +21,7 @@ from driftline.sinks.clickhouse.baselines import stored_baselines
 from driftline.sinks.clickhouse.client import session
 from driftline.sinks.clickhouse.config import ClickHouseConfig
 from driftline.streams.baselines.collect import Collected, Range, Tell, from_log, from_tables
+from driftline.streams.baselines.names import names_of, shown, within
 from driftline.streams.monitor.baselines import LEARNED_ONLY, Versions, record
 from driftline.streams.monitor.watch import Fit
 from driftline.streams.settings import Settings
@@ -32,7 +33,7 @@ Outcome: TypeAlias = Literal["fitted", "insufficient_reference"]
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one component of the app under one detector."""
+    """What became of one component of the app under one detector, as alerts name them."""
 
     detector: str
     component: str
@@ -54,11 +55,13 @@ class Attempts(msgspec.Struct, frozen=True):
 
 
 async def fit(settings: Settings, traffic: Range, detectors: Collection[str], now: int, tell: Tell) -> Attempts:
-    """Baselines of every component that the range has units of; `detectors`: only of these, empty: of all.
+    """Baselines of every component that the range has units of; `detectors`: only of these, by the names of their
+    alerts; empty: of all.
 
     :raises RetryableError: Kafka or ClickHouse does not answer.
     """
-    wanted = [name for name in FACTORIES if not detectors or name in detectors]
+    workers = set(map(within, detectors))
+    wanted = [name for name in FACTORIES if not workers or name in workers]
     stored = await from_tables(settings, traffic, wanted, tell)
     logged = await from_log(settings, traffic, wanted, tell)
     versions = await asyncio.to_thread(stored_versions, settings.clickhouse, traffic)
@@ -67,16 +70,19 @@ async def fit(settings: Settings, traffic: Range, detectors: Collection[str], no
         for part in (stored, logged)
         for name, fit in part.fits
     ]
-    return Attempts([*attempts, *_without_units(wanted, (stored, logged))], [logged.note] if logged.note else [])
+    attempts += _without_units(wanted, (stored, logged))
+    asked = [attempt for attempt in attempts if not detectors or attempt.detector in detectors]
+    return Attempts(asked, [logged.note] if logged.note else [])
 
 
 def _attempt(settings: Settings, detector: str, fit: Fit, versions: Versions, now: int) -> Attempt:
+    name, component = shown(detector, fit.component)
     if isinstance(fit.baseline, Insufficient):
         lack = fit.baseline
         limit = getattr(getattr(settings.detectors, detector), "p0", None)
         return Attempt(
-            detector=detector,
-            component=fit.component,
+            detector=name,
+            component=component,
             outcome="insufficient_reference",
             have=lack.have,
             need=lack.need,
@@ -85,8 +91,8 @@ def _attempt(settings: Settings, detector: str, fit: Fit, versions: Versions, no
         )
     baseline = record(detector, fit, settings.detectors, versions, made=now)
     return Attempt(
-        detector=detector,
-        component=fit.component,
+        detector=name,
+        component=component,
         outcome="fitted",
         have=baseline.n,
         need=None,
@@ -100,7 +106,7 @@ def _finds(settings: Settings, limit: float | None) -> str:
     if limit is None:
         return ""
     rate = detectable_rate(limit, HORIZON, settings.detectors.budget)
-    return "" if rate is None else f"Finds a rate of {rate:.1%} within {HORIZON:,} units."
+    return "" if rate is None else f"finds a rate of {rate:.1%} within {HORIZON:,} units"
 
 
 def _without_units(wanted: Sequence[str], parts: Sequence[Collected]) -> list[Attempt]:
@@ -108,10 +114,11 @@ def _without_units(wanted: Sequence[str], parts: Sequence[Collected]) -> list[At
     return [
         Attempt(
             detector=name, component="", outcome="insufficient_reference", have=0, need=None,
-            note=LEARNED_ONLY.get(name, "no units in this range"),
+            note=LEARNED_ONLY.get(detector, "no units in this range"),
         )
-        for name in wanted
-        if name not in found
+        for detector in wanted
+        if detector not in found
+        for name in names_of(detector)
     ]  # fmt: skip
 
 

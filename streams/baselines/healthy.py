@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from driftline.schemas.errors import PermanentError
-from driftline.schemas.events import MICROSECONDS
 from driftline.sinks.clickhouse.client import session
 from driftline.sinks.clickhouse.config import ClickHouseConfig
+from driftline.sinks.notify.text import lasting
 from driftline.streams.operate.times import show_time
 
 
@@ -54,6 +54,7 @@ def newest_free(data: Span, length: int, incidents: Sequence[Span]) -> Span:
         end = min(end, incident.since)
     if end - length < data.since:
         raise PermanentError(
-            f"there is no period of {length / MICROSECONDS:g} s without an open alert since {show_time(data.since)}"
+            f"there is no period of {lasting(length)} without an open alert since {show_time(data.since)[:19]}, when "
+            "traffic began: take a shorter one, or choose it by --from and --to; `driftline alerts ls` shows alerts"
         )
     return Span(end - length, end)

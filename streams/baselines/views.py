@@ -10,19 +10,31 @@ from rich.text import Text
 
 from driftline.detectors.state import unpack
 from driftline.schemas.baselines import Baseline
-from driftline.schemas.text import for_log, for_terminal
+from driftline.schemas.text import counted, for_log, for_terminal
+from driftline.streams.baselines import names
 from driftline.streams.baselines.fit import Attempts
 from driftline.streams.operate.times import show_time
 
 STATES = {"active": Text("in force", "green"), "refused": Text("refused", "bold red")}
 
 
-def numbers(summary: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.4g}" for name, value in summary.items())
+def numbers(baseline: Baseline) -> str:
+    return ", ".join(f"{name} {value}" for name, value in _numbers(baseline, 4).items())
+
+
+def _numbers(baseline: Baseline, digits: int) -> dict[str, str]:
+    return {
+        name: f"{value:.{digits}g}{names.unit(baseline.detector, baseline.component, name)}"
+        for name, value in names.values(baseline.detector, baseline.summary).items()
+    }
+
+
+def _name(baseline: Baseline) -> str:
+    return " ".join(filter(None, names.shown(baseline.detector, baseline.component)))
 
 
 def attempts(found: Attempts, said: Sequence[Baseline], published: bool) -> RenderableType:
-    answers = {(b.detector, b.component): b for b in said}
+    answers = {names.shown(b.detector, b.component): b for b in said}
     fitted, lacking = (
         Table(title="fitted", title_justify="left"),
         Table(title="insufficient_reference", title_justify="left"),
@@ -36,14 +48,14 @@ def attempts(found: Attempts, said: Sequence[Baseline], published: bool) -> Rend
             table.add_column(name, justify="right" if right else "left", no_wrap=name == "id", overflow="fold")
     for a in found.attempts:
         what = f"{a.detector} {a.component}".strip()
-        note = for_terminal(" ".join(filter(None, [a.note, a.finds])))
+        note = for_terminal("; ".join(filter(None, [a.note, a.finds])))
         if a.baseline is None:
             lacking.add_row(for_terminal(what), f"{a.have:,}", "" if a.need is None else f"{a.need:,}", note)
             continue
         answer = answers.get((a.detector, a.component))
         monitor = Text("" if not published else "no answer yet") if answer is None else STATES[answer.state]
         reason = "" if answer is None or not answer.note else f": {answer.note}"
-        shown = for_terminal("\n".join(filter(None, [numbers(a.baseline.summary), a.finds])))
+        shown = for_terminal("\n".join(filter(None, [numbers(a.baseline), a.finds])))
         fitted.add_row(
             a.baseline.id[:12],
             for_terminal(what),
@@ -53,7 +65,9 @@ def attempts(found: Attempts, said: Sequence[Baseline], published: bool) -> Rend
         )
     said_of_all = "published" if published and found.baselines else "nothing published"
     tables = [table for table in (fitted, lacking) if table.row_count]
-    return Stack(*tables, *map(for_terminal, found.notes), f"{len(found.baselines)} baselines fitted, {said_of_all}")
+    return Stack(
+        *tables, *map(for_terminal, found.notes), f"{counted(len(found.baselines), 'baseline')} fitted, {said_of_all}"
+    )
 
 
 def listed(baselines: Sequence[Baseline]) -> RenderableType:
@@ -62,16 +76,19 @@ def listed(baselines: Sequence[Baseline]) -> RenderableType:
         table.add_column(name, no_wrap=name not in ("app", "detector"), overflow="fold")
     table.add_column("units", justify="right")
     for b in baselines:
-        what = f"{b.detector} {b.component}".strip()
         since = show_time(b.at)[:16]
-        table.add_row(b.id[:12], for_terminal(b.app), for_terminal(what), STATES[b.state], b.source, since, f"{b.n:,}")
+        table.add_row(
+            b.id[:12], for_terminal(b.app), for_terminal(_name(b)), STATES[b.state], b.source, since, f"{b.n:,}"
+        )
     reasons = [Text(f"{b.id[:12]} was refused: {for_log(b.note)}", "red") for b in baselines if b.state == "refused"]
-    return Stack(table, *reasons, f"{len(baselines):,} baselines")
+    return Stack(table, *reasons, counted(len(baselines), "baseline"))
 
 
 def fields(baseline: Baseline) -> dict[str, Any]:
     """As JSON: with the payload's fields instead of its bytes."""
     shown = {name: getattr(baseline, name) for name in baseline.__struct_fields__ if name != "payload"}
+    shown["detector"], shown["component"] = names.shown(baseline.detector, baseline.component)
+    shown["summary"] = names.values(baseline.detector, baseline.summary)
     return {**shown, "payload": {name: _contents(value) for name, value in unpack(baseline.payload).items()}}
 
 
@@ -88,7 +105,7 @@ def _one(baseline: Baseline) -> RenderableType:
     for name, value in (
         ("id", baseline.id),
         ("app", baseline.app),
-        ("detector", f"{baseline.detector} {baseline.component}".strip()),
+        ("detector", _name(baseline)),
         ("state", f"{baseline.state}, {baseline.source}" + (f": {baseline.note}" if baseline.note else "")),
         ("in force since", show_time(baseline.at)),
         ("fitted at", show_time(baseline.fitted_at)),
@@ -100,7 +117,7 @@ def _one(baseline: Baseline) -> RenderableType:
         ("judges", ", ".join(baseline.judges)),
         ("units", f"{baseline.n:,}"),
         ("guarantee", baseline.guarantee),
-        *((name, f"{value:.6g}") for name, value in baseline.summary.items()),
+        *_numbers(baseline, 6).items(),
         ("payload", _shape(baseline)),
     ):
         if value:

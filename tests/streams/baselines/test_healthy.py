@@ -25,5 +25,10 @@ def test_the_newest_span_without_an_incident(incidents: list[Span], expected: Sp
 
 
 def test_none_is_said() -> None:
-    with pytest.raises(PermanentError, match="no period of 10 s"):
+    with pytest.raises(PermanentError, match=r"no period of 10 s .* choose it by --from and --to"):
         newest_free(DATA, 10 * 10**6, [seconds(5, 95)])
+
+
+def test_periods_are_said_as_people_say_them() -> None:
+    with pytest.raises(PermanentError, match="no period of 1 d without"):
+        newest_free(DATA, 86_400 * 10**6, [])

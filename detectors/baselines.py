@@ -1,6 +1,7 @@
 """Baselines as records: of any detector to bytes and back, their numbers for people, and the settings they hang on."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -28,14 +29,24 @@ def dump(baseline: Baseline) -> bytes:
     return pack(msgspec.structs.asdict(baseline))  # type: ignore[arg-type]  # baselines are structs
 
 
-def load(detector: str, config: DetectorsConfig, payload: bytes) -> Baseline:
+def load(
+    detector: str,
+    config: DetectorsConfig,
+    payload: bytes,
+    accept: Callable[[Baseline], None] = lambda _: None,
+) -> Baseline:
     """The inverse of `dump`. It is one that the detector can work with: see `detectors.soundness`.
 
+    `accept` sees it before it is tried, which takes longer, and raises ValueError if it will not have it.
     :raises ValueError: an unknown detector, or a payload that is no baseline of it; the message says why.
     """
     trial = make(detector, config)
     try:
         baseline: Baseline = msgspec.convert(unpack(payload), trial.baseline_type, dec_hook=lambda _, array: array)
+    except Exception as error:  # whatever others have written
+        raise ValueError(f"the payload is no baseline of {detector}: {for_log(repr(error))}") from error
+    accept(baseline)
+    try:
         check(trial, baseline, config.budget)
     except Exception as error:  # whatever the numbers of others make of the maths
         raise ValueError(f"the payload is no baseline of {detector}: {for_log(repr(error))}") from error

@@ -29,7 +29,9 @@ LEAST = 1e-12  # but for zero
 ITEMS = 100_000  # of a list
 CELLS = 2**20  # of an array
 TEXT = 4_000  # characters
+DIMENSIONS = 4_096  # of a vector: no embedding model in use has more
 _UNITS = 64  # of one tick in the trial
+_NUMBERS = 2**15  # in the vectors of one tick in the trial, so that it is short whatever their dimension
 
 
 def check(detector: AnyDetector, baseline: Baseline, budget: BudgetConfig) -> None:
@@ -44,6 +46,13 @@ def check(detector: AnyDetector, baseline: Baseline, budget: BudgetConfig) -> No
     if isinstance(detector, Pit) and isinstance(baseline, PitBaseline) and detector.ratio:
         _check_ratio(baseline)
     _try(detector, baseline, budget)
+
+
+def dimension(baseline: Baseline) -> int:
+    """Of the vectors it is held against; 0: it is of no vectors."""
+    if isinstance(baseline, EmbeddingBaseline):
+        return baseline.d
+    return np.size(baseline.mu_1) if isinstance(baseline, WitnessBaseline) else 0
 
 
 def _check_field(name: str, value: Any) -> None:
@@ -160,7 +169,7 @@ def _(baseline: PitBaseline) -> Iterator[str]:
 def _(baseline: EmbeddingBaseline) -> Iterator[str]:
     features, d = baseline.mu.shape[-1] if isinstance(baseline.mu, np.ndarray) and baseline.mu.ndim else 0, baseline.d
     yield from _within("n", baseline.n, 1, MOST)
-    yield from _within("d", d, 1, CELLS)
+    yield from _within("d", d, 1, DIMENSIONS)
     yield from _within("bandwidth", baseline.bandwidth, 0, LARGEST)
     yield from _within("events_per_unit", baseline.events_per_unit, 1, LARGEST)
     scales = len(baseline.scales) if isinstance(baseline.scales, np.ndarray) else 0
@@ -219,6 +228,7 @@ def _(baseline: WitnessBaseline) -> Iterator[str]:
     r = len(baseline.variances) if isinstance(baseline.variances, np.ndarray) and baseline.variances.ndim else 0
     yield from _within("n", baseline.n, 1, MOST)
     yield from _within("units", baseline.units, 1, baseline.n)
+    yield from _within("d", d, 1, DIMENSIONS)
     yield from _arrays(
         ("mu_1", baseline.mu_1, (d,)),
         ("mu_2", baseline.mu_2, (d,)),
@@ -282,8 +292,8 @@ def _traffic(baseline: Baseline, rng: np.random.Generator, hour: int) -> Floats:
     """All of one kind for some hours, so that detectors come to alarm and recover, then of another."""
     kind = hour // 12 % 4
     if isinstance(baseline, EmbeddingBaseline | WitnessBaseline):
-        d = baseline.d if isinstance(baseline, EmbeddingBaseline) else len(baseline.mu_1)
-        vectors = rng.normal(size=(_UNITS, d)) + (0, 1, -1, 0)[kind]
+        d = dimension(baseline)
+        vectors = rng.normal(size=(min(_UNITS, _NUMBERS // d), d)) + (0, 1, -1, 0)[kind]
         return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
     if isinstance(baseline, CategoriesBaseline):
         codes = [*baseline.codes[:8], *baseline.rare[:8], 1, 2, 3]

@@ -221,7 +221,7 @@ class DriftFold:
         assert self._next_tick is not None
         for event in sorted((e for e in self._waiting if e.ts < until), key=lambda e: (e.ts, e.key)):
             at = max(event.ts, self._next_tick * self._tick_us)
-            installed = self._baselines.install(event, self._watches, at, revision, self._embed_model)
+            installed = self._baselines.install(event, self._watches, at, revision, self._embed_model, self._d)
             assert installed is not None
             if installed.baseline.state == "active":
                 self._promotions.fitted(event.app, event.baseline.detector, event.baseline.component)
@@ -232,6 +232,11 @@ class DriftFold:
             results.append(installed.baseline)
         self._waiting = [e for e in self._waiting if e.ts >= until]
         return results
+
+    @property
+    def _d(self) -> int:
+        """Dimensions of the vectors; 0: not known yet."""
+        return self._vector_bytes // 2
 
     def _release(self, event: Release, revision: int) -> list[Result]:
         self._unproven.take(event)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from driftline.detectors import soundness
 from driftline.detectors.baselines import dump, load
 from driftline.detectors.registry import FACTORIES
 from driftline.detectors.state import pack
@@ -150,3 +151,25 @@ def test_the_reason_names_the_number(name: str, field: str, number: Any, reason:
     fields = msgspec.structs.asdict(ready(name)[0].baseline(0))
     with pytest.raises(ValueError, match=reason):
         load(name, config(), pack({**fields, field: number}))
+
+
+@pytest.mark.parametrize("name", ["embedding_witness", "embedding_drift"])
+def test_vectors_longer_than_any_models_are_refused_before_they_are_tried(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detector, _ = ready(name)
+    baseline = detector.baseline(0)
+    long = np.full(soundness.DIMENSIONS + 1, 1e-3)
+    changes = {"d": len(long)}
+    if name == "embedding_witness":
+        changes = {"mu_1": long, "mu_2": long, "directions": np.empty((0, len(long))), "variances": np.empty(0)}
+    monkeypatch.setattr(soundness, "_try", None)
+    with pytest.raises(ValueError, match="d is 4097, not within"):
+        soundness.check(make(name, config()), msgspec.structs.replace(baseline, **changes), config().budget)
+
+
+def test_a_trial_has_as_many_numbers_whatever_their_dimension() -> None:
+    baseline = ready("embedding_drift")[0].baseline(0)
+    for d in (8, 384, 4_096):
+        traffic = soundness._traffic(msgspec.structs.replace(baseline, d=d), np.random.default_rng(0), 0)
+        assert 0 < traffic.size <= 2**15

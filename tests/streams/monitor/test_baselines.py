@@ -1,5 +1,6 @@
 """Baselines that the monitor learns are published; those fitted by hand come into force at their place in the log."""
 
+import math
 import random
 from collections.abc import Callable
 from itertools import pairwise
@@ -13,10 +14,14 @@ from driftline.detectors.state import pack, unpack
 from driftline.schemas.events import LATEST_TS, MICROSECONDS, BaselineSet, Event, Release, Trace
 from driftline.schemas.results import Alert, Baseline, Evidence, Result
 from driftline.schemas.topics import Topics
+from driftline.streams.monitor.baselines import Baselines, Versions, record
 from driftline.streams.monitor.config import MonitorConfig
 from driftline.streams.monitor.drift import DriftFold
 from driftline.streams.monitor.fold import MonitorFold
+from driftline.streams.monitor.places import Places
+from driftline.streams.monitor.watch import Fit, Streams, Watch
 from driftline.streams.pricing import Pricer
+from tests.detectors.test_conformance import D, config, make, ready
 from tests.streams.monitor.log import START, TOPICS, Log, results_of, run_log, traffic
 from tests.streams.monitor.test_drift import embedding, records, tick
 
@@ -187,3 +192,41 @@ async def test_wild_numbers_about_a_baseline_are_not_told(topics: Topics, other:
     [told] = of_errors(results)
     assert (told.state, told.n, told.summary, told.from_ts) == ("active", other.n, other.summary, LATEST_TS)
     assert (len(told.releases), len(told.releases[0])) == (1_000, 200)
+
+
+def test_what_a_refused_baseline_says_of_itself_is_bounded(other: Baseline) -> None:
+    """The embeddings topic can hold what is no number, and tables and JSON cannot."""
+    summary = {"p0": math.nan, "x" * 300: math.inf, "y" * 300: 1.0} | {str(n): 0.0 for n in range(500)}
+    watches = {"error_rate": new_watch("error_rate")}
+    installed = Baselines(config()).install(fitted(other, 0.5, id="0", summary=summary), watches, START, 0)
+    assert installed is not None
+    told = installed.baseline
+    assert told.state == "refused"
+    assert len(told.summary) == 100
+    assert told.summary["y" * 200] == 1.0
+    assert all(map(math.isfinite, told.summary.values()))
+
+
+@pytest.mark.parametrize("spoil", [{"id": "0"}, {"config": "0"}, {"app": "other"}])
+async def test_what_is_quickly_seen_is_refused_without_a_trial(
+    topics: Topics, other: Baseline, spoil: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("driftline.detectors.baselines.check", None)
+    [told] = of_errors(await run_log(new_fold(topics), log_of(fitted(other, 0.5, **spoil), until=20).records))
+    assert told.state == "refused"
+    assert "no baseline of" not in told.note
+
+
+def test_a_baseline_of_other_vectors_than_those_in_use_is_refused() -> None:
+    detector, _ = ready("embedding_witness")
+    fit = Fit("bot", "prompt", detector.baseline(0), ["v1"], 0, 1)
+    given = record("embedding_witness", fit, config(), Versions(embed_model="e"), made=START)
+    baselines, watches = Baselines(config()), {"embedding_witness": new_watch("embedding_witness")}
+    for d, note in ((D + 1, f"it is of vectors of {D} dimensions, and those in use have {D + 1}"), (D, ""), (0, "")):
+        installed = baselines.install(fitted(given, 1), watches, START, 0, "e", d)
+        assert installed is not None
+        assert installed.baseline.note == note
+
+
+def new_watch(name: str) -> Watch:
+    return Watch(make(name, config()), Streams(), Places(config().budget))

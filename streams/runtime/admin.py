@@ -15,6 +15,7 @@ from driftline.schemas.errors import ConfigError, RetryableError
 from driftline.schemas.topics import LARGE, Topic, Topics
 from driftline.streams.logs import without
 from driftline.streams.runtime.config import KafkaConfig
+from driftline.streams.runtime.listener import require_tls
 
 logger = logging.getLogger(__name__)
 
@@ -200,6 +201,7 @@ class _Admin:
 
     async def __aenter__(self) -> Any:
         try:
+            await require_tls(self._config)
             await self._client.start()
         except (KafkaError, OSError) as error:
             await self._client.close()

@@ -180,7 +180,7 @@ class FaustRole:
 
     def _task_ended(self, task: "asyncio.Task[None]") -> None:
         if task.cancelled():
-            if not self._ending:
+            if not self._ending and not self._stop.is_set():  # else it is how tasks end
                 self._fail("lost one of its tasks", asyncio.CancelledError(task.get_name()))
         elif task.exception() is not None:
             self._fail("cannot go on", task.exception())

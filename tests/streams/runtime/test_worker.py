@@ -112,3 +112,16 @@ async def test_a_failure_before_a_stop_is_asked_for_keeps_its_exit_code(
     role.failed(error)
     os.kill(os.getpid(), signal.SIGTERM)
     assert await working == code
+
+
+async def test_tasks_that_end_with_a_stop_are_not_lost(role: FaustRole, caplog: pytest.LogCaptureFixture) -> None:
+    for asked in (True, False):
+        if asked:
+            role._stop.set()
+        else:
+            role._stop.clear()
+        task = asyncio.create_task(asyncio.sleep(60))
+        task.cancel()
+        await asyncio.wait({task})
+        role._task_ended(task)
+        assert ("lost one of its tasks" in caplog.text) is not asked

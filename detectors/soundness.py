@@ -30,6 +30,7 @@ ITEMS = 100_000  # of a list
 CELLS = 2**20  # of an array
 TEXT = 4_000  # characters
 DIMENSIONS = 4_096  # of a vector: no embedding model in use has more
+SCALES = 32  # of embedding_drift, which has five
 _UNITS = 64  # of one tick in the trial
 _NUMBERS = 2**15  # in the vectors of one tick in the trial, so that it is short whatever their dimension
 
@@ -189,6 +190,8 @@ def _(baseline: EmbeddingBaseline) -> Iterator[str]:
     )
     if not scales or baseline.scales.dtype.kind != "i" or (np.diff(baseline.scales, prepend=0) <= 0).any():
         yield "its scales do not ascend from 1"
+    elif scales > SCALES:
+        yield f"it has {scales} scales"
     elif baseline.scales[-1] > 10**6:
         yield f"its longest window has {baseline.scales[-1]} texts"
     if not len(baseline.spectrum) or (baseline.spectrum < LEAST).any():

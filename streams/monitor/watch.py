@@ -167,7 +167,7 @@ class Watch:
         self._touched: set[int] = set(state.get("touched", []))
         self._last_tick: int = state.get("last_tick", -1)
         self.over_limit: int = state.get("over_limit", 0)
-        self.no_room: int = state.get("no_room", 0)  # of these, while the state was as good as full
+        self.no_room: int = state.get("no_room", 0)  # while the state was as good as full
         self._seen = np.array(state.get("seen", []), np.int64)  # slot -> tick of its last units
         places.used += len(self._opened)
         for slot, number in enumerate(self._opened):
@@ -205,8 +205,10 @@ class Watch:
 
     def _refuse(self) -> None:
         """There is no place, or no room in the state."""
-        self.over_limit += 1
-        self.no_room += self._places.bytes_left < self._places.margin
+        if self._places.bytes_left < self._places.margin:
+            self.no_room += 1
+        else:
+            self.over_limit += 1
 
     def snapshot(self) -> State:
         return {

@@ -173,3 +173,13 @@ def test_a_trial_has_as_many_numbers_whatever_their_dimension() -> None:
     for d in (8, 384, 4_096):
         traffic = soundness._traffic(msgspec.structs.replace(baseline, d=d), np.random.default_rng(0), 0)
         assert 0 < traffic.size <= 2**15
+
+
+def test_scales_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    n = soundness.SCALES + 1
+    levels = {"scales": np.arange(1, n + 1), "log_alpha": np.full(n, -9.0), "limit": np.full(n, 9.0)}
+    tail = np.array([[i, 1.0, -9.0] for i in range(n)])
+    baseline = msgspec.structs.replace(ready("embedding_drift")[0].baseline(0), **levels, tail=tail)
+    monkeypatch.setattr(soundness, "_try", None)
+    with pytest.raises(ValueError, match="it has 33 scales"):
+        soundness.check(make("embedding_drift", config()), baseline, config().budget)

@@ -18,6 +18,10 @@ from driftline.streams.redact import hide
 LINE = 8_000  # characters of one record: a whole message of ours with several foreign values of `text.LINE`
 TRACEBACK = 40_000  # hundreds of frames
 LIBRARIES = ("aiokafka", "clickhouse_connect", "urllib3", "asyncio", "faust", "mode")
+PASSING = (  # what is usual where a group or a broker starts, and is tried again: news only if it lasts
+    "Group Coordinator Request failed",
+    "Marking the coordinator dead",
+)
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 10.0, 600.0  # between two lines of one kind from a library; doubles
 
 _ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
@@ -39,7 +43,8 @@ class SafeFormatter(logging.Formatter):
 
 
 class Repeats(logging.Filter):
-    """A library that says the same again and again is heard at once, and then at growing intervals, with a count.
+    """A library that says the same again and again is heard at once, and then at growing intervals, with a count; of
+    what passes by itself (`PASSING`) only if it has not after the first interval.
 
     What counts as the same is the message before its values are put in.
     """
@@ -62,7 +67,9 @@ class Repeats(logging.Filter):
             if len(self._said) >= 1_000:
                 self._said.clear()
             self._said[key] = _Said(now)
-            return True
+            passes = isinstance(record.msg, str) and record.msg.startswith(PASSING)
+            self._said[key].missed += passes
+            return not passes
         if now < said.at + said.pause_s:
             said.missed += 1
             return False

@@ -1,7 +1,9 @@
 import logging
 import time
+from pathlib import Path
 
 import pytest
+from aiokafka.consumer import group_coordinator
 
 from driftline.streams.logs import Repeats, SafeFormatter, without
 from tests.hostile import TEXTS, obeyed
@@ -45,6 +47,23 @@ def test_a_traceback_keeps_its_lines_and_nothing_else() -> None:
     text = SafeFormatter("%(message)s").format(entry)
     assert text.startswith("it failed\nTraceback")
     assert obeyed(text, keep="\n") == ""
+
+
+@pytest.mark.parametrize(
+    "message", ["Group Coordinator Request failed: %s", "Marking the coordinator dead (node %s)for group %s."]
+)
+def test_what_is_usual_at_a_first_start_is_news_only_if_it_lasts(message: str) -> None:
+    """As a new broker says it of a group while it makes the topic of offsets."""
+    assert message in Path(group_coordinator.__file__).read_text()
+    values = ["1"] * message.count("%s")
+    now = [0.0]
+    repeats = Repeats(lambda: now[0])
+    for now[0] in (0.0, 0.2, 3.0):
+        assert not repeats.filter(record("aiokafka.consumer.group_coordinator", message, *values))
+    now[0] = 10.0
+    lasting = record("aiokafka.consumer.group_coordinator", message, *values)
+    assert repeats.filter(lasting)
+    assert lasting.getMessage().endswith("[3 more like this]")
 
 
 def test_libraries_repeat_themselves_at_growing_intervals() -> None:

@@ -20,7 +20,7 @@ from aiokafka.errors import (
 from aiokafka.protocol.transaction import InitProducerIdRequest
 
 from driftline.producers.config import ProducerConfig
-from driftline.schemas.batches import bounded_batches
+from driftline.schemas.batches import READING
 from driftline.schemas.topics import LARGE
 
 logger = logging.getLogger(__name__)
@@ -51,12 +51,7 @@ def client_options(config: ProducerConfig) -> dict[str, Any]:
 def reader_options(config: ProducerConfig) -> dict[str, Any]:
     """For every consumer, `client_options` among them: batches are bounded, and what a transaction took back never
     happened. Where it begins is the consumer's to say: nothing is committed."""
-    return {
-        **client_options(config),
-        "value_deserializer": bounded_batches,
-        "isolation_level": "read_committed",
-        "enable_auto_commit": False,
-    }
+    return {**client_options(config), **READING}
 
 
 async def connect(config: ProducerConfig) -> AIOKafkaProducer:

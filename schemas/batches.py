@@ -14,7 +14,7 @@ import contextlib
 import mmap
 import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import cramjam
@@ -314,3 +314,10 @@ for _name, _limited in {"gzip": _gzip, "snappy": _snappy, "lz4": _lz4, "zstd": _
     for _module in (default_records, legacy_records, c_default_records, c_legacy_records):
         if _original := getattr(_module, f"{_name}_decode", None):
             setattr(_module, f"{_name}_decode", _wrapped(_original, _limited))
+
+
+READING: Mapping[str, Any] = {  # what every consumer of ours is made with
+    "value_deserializer": bounded_batches,
+    "isolation_level": "read_committed",
+    "enable_auto_commit": False,
+}

@@ -1,5 +1,6 @@
 """Topics as data: `driftline topics apply` creates them, every role takes their names from here."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,6 +34,14 @@ class Topic:
 LARGE = 16 * 1024 * 1024  # a prompt of millions of tokens, or a partition's whole state, is one record
 
 
+SOURCES: Mapping[str, Literal["events", "embeddings"]] = {  # what each fold reads, which keeps a state
+    "embed": "events",
+    "judge": "embeddings",
+    "monitor": "events",
+    "drift": "embeddings",
+}
+
+
 class Topics:
     """All topics of one installation, under one prefix, and how what Driftline writes into `events` is told from what
     others do. All have the same number of partitions: what is computed from a partition of events goes to the partition
@@ -52,6 +61,10 @@ class Topics:
         self.baselines = f"{prefix}.baselines"
         self.progress = f"{prefix}.progress"
         self.dlq = f"{prefix}.dlq"
+
+    def source(self, fold: str) -> str:
+        """What a fold reads."""
+        return self.events if SOURCES[fold] == "events" else self.embeddings
 
     def state(self, role: str) -> str:
         return f"{self.prefix}.state.{role}"
@@ -84,9 +97,6 @@ class Topics:
                     "compact",
                     max_message_bytes=LARGE,
                 )
-                for role in STATEFUL_ROLES
+                for role in SOURCES
             ),
         ]
-
-
-STATEFUL_ROLES = ("embed", "judge", "monitor", "drift")

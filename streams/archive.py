@@ -303,7 +303,6 @@ class Archive:
         """To the topic of dead letters, acknowledged. A repeat has the same id."""
         if not letters:
             return
-        partitions = len(await self._producer.partitions_for(self._topics.dlq))  # of the events topic there may be more
         first = letters[0]
         logger.warning(
             "%d dead letters, the first from %s[%d]@%d: %s",
@@ -316,16 +315,7 @@ class Archive:
             reraise=True,
         ):
             with attempt:
-                acks = [
-                    await self._producer.send(
-                        self._topics.dlq,
-                        encode(letter),
-                        key=letter.key,
-                        partition=letter.partition % partitions,
-                    )
-                    for letter in letters
-                ]
-                await asyncio.gather(*acks)
+                await lost.publish(self._producer, self._topics.dlq, letters)
 
     async def _commit(self, offsets: dict[TopicPartition, int]) -> None:
         """Partitions that went to another member are its to commit: what we wrote of them it writes again."""

@@ -25,7 +25,7 @@ def run_embed(settings: Settings) -> None:
     from driftline.streams.shaping import shaping
 
     factory = embed_fold_factory(settings.embed, settings.topics, settings.monitor.windows.ahead_s)
-    sources = [Source(settings.topics.events, "embed", factory, shaping("embed", settings))]
+    sources = [Source(settings.topics.source("embed"), "embed", factory, shaping("embed", settings))]
     run_faust_role("embed", settings.kafka, settings.topics, sources, health=settings.health)
 
 
@@ -35,7 +35,7 @@ def run_judge(settings: Settings) -> None:
     from driftline.streams.shaping import shaping
 
     factory = judge_fold_factory(settings.judge, settings.topics)
-    sources = [Source(settings.topics.embeddings, "judge", factory, shaping("judge", settings))]
+    sources = [Source(settings.topics.source("judge"), "judge", factory, shaping("judge", settings))]
     run_faust_role("judge", settings.kafka, settings.topics, sources, health=settings.health)
 
 
@@ -52,8 +52,8 @@ def run_monitor(settings: Settings) -> None:
     monitor = monitor_fold_factory(settings.monitor, settings.detectors, topics, keying.arrived)
     drift = drift_fold_factory(settings.monitor, settings.detectors, topics)
     sources = [
-        Source(topics.events, "monitor", monitor, shaping("monitor", settings)),
-        Source(topics.embeddings, "drift", drift, shaping("drift", settings)),
+        Source(topics.source("monitor"), "monitor", monitor, shaping("monitor", settings)),
+        Source(topics.source("drift"), "drift", drift, shaping("drift", settings)),
     ]
     ticker = Ticker(SystemClock(), settings.ticks.interval_s) if settings.ticks.enabled else None
     run_faust_role(

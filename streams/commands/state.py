@@ -29,7 +29,7 @@ def state_reset(ctx: click.Context, role: str, at_end: bool, yes: bool) -> None:
     The role must be stopped. What retention has deleted from the log does not come back: baselines are learned anew.
     """
     from driftline.streams.operate import orphans
-    from driftline.streams.runtime.reset import begin_at_end, forget, stored
+    from driftline.streams.operate.reset import begin_at_end, forget, stored
 
     settings = settings_of(ctx)
     found = run(stored(settings.kafka, settings.topics, role))

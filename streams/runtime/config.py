@@ -7,7 +7,7 @@ from aiokafka.errors import KafkaConnectionError
 from aiokafka.helpers import create_ssl_context
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from driftline.schemas.batches import bounded_batches
+from driftline.schemas.batches import READING
 from driftline.schemas.config import Config
 from driftline.schemas.errors import ConfigError
 from driftline.schemas.topics import LARGE, Topics
@@ -187,9 +187,7 @@ class KafkaConfig(Config):
         never happened, nothing is committed before the work is done, and what is gone is an error instead of a jump."""
         return {
             **self.client_options(),
-            "value_deserializer": bounded_batches,
-            "isolation_level": "read_committed",
-            "enable_auto_commit": False,
+            **READING,
             "auto_offset_reset": "none",
             "fetch_max_wait_ms": fetch_max_wait_ms or self.fetch_max_wait_ms,
         }

@@ -4,7 +4,9 @@ Kafka's clients go on at the first record there is, without a word. Ours ask not
 an error that says where they stood.
 """
 
+import asyncio
 import logging
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -117,5 +119,14 @@ async def send_letters(kafka: KafkaConfig, topics: Topics, letters: list[DeadLet
         "enable_idempotence": False,
     }
     async with AIOKafkaProducer(**options) as producer:
-        for each in letters:
-            await producer.send_and_wait(topics.dlq, encode(each), partition=each.partition % kafka.partitions)
+        await publish(producer, topics.dlq, letters)
+
+
+async def publish(producer: AIOKafkaProducer, dlq: str, letters: Sequence[DeadLetter]) -> None:
+    """Dead letters, acknowledged: each to the partition of its record's number, where the topic has so many."""
+    partitions = len(await producer.partitions_for(dlq))  # of the events topic there may be more
+    acks = [
+        await producer.send(dlq, encode(letter), key=letter.key, partition=letter.partition % partitions)
+        for letter in letters
+    ]
+    await asyncio.gather(*acks)

@@ -64,7 +64,7 @@ NOWHERE = -1
 
 
 class Found(NamedTuple):
-    """The newest of one partition of the state topic. A reset (`reset.py`) is a record without a value: no state."""
+    """The newest of one partition of the state topic. A reset (`operate/reset.py`) has no value."""
 
     state: ConsumerRecord | None
     note: Note | None  # about records after that state

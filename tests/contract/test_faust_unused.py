@@ -43,7 +43,7 @@ from faust.transport import conductor
 from faust.types.tuples import TP, ConsumerMessage
 
 import driftline.streams
-from driftline.schemas.topics import STATEFUL_ROLES, Topics
+from driftline.schemas.topics import SOURCES, Topics
 from driftline.streams.runtime.config import KafkaConfig
 from driftline.streams.runtime.transport import Consumer, FoldApp, Run, _NothingRead
 
@@ -166,7 +166,7 @@ def test_the_version_is_exact() -> None:
 
 def test_states_are_never_deleted() -> None:
     topics = Topics("t")
-    states = {topics.state(role) for role in STATEFUL_ROLES}
+    states = {topics.state(role) for role in SOURCES}
     kept = {topic.name for topic in topics.all() if topic.config()["cleanup.policy"] == "compact"}
     assert kept == states | {topics.baselines}
 

@@ -115,7 +115,7 @@ def test_a_reset_that_is_not_wanted_says_so_and_how_many_partitions_it_is(
     async def stored(*_: object) -> list[TopicPartition]:
         return [TopicPartition(f"driftline.state.{fold}", 0) for fold in ("monitor", "drift")]
 
-    monkeypatch.setattr("driftline.streams.runtime.reset.stored", stored)
+    monkeypatch.setattr("driftline.streams.operate.reset.stored", stored)
     result = cli.invoke(main, ["state", "reset", "--role", "monitor"], input="n\n")
     assert "knows in 1 partition, baselines" in result.stdout
     assert (result.exit_code, result.stderr) == (1, "driftline: nothing was forgotten\n")

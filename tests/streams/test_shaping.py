@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from driftline.schemas.errors import ConfigError
 from driftline.schemas.events import MICROSECONDS, Event, Score
-from driftline.schemas.topics import STATEFUL_ROLES
+from driftline.schemas.topics import SOURCES
 from driftline.streams.monitor.fold import MonitorFold
 from driftline.streams.pricing import Pricer
 from driftline.streams.runtime.state import check_settings
@@ -100,7 +100,7 @@ def snapshot(log: Log) -> bytes:
 
 
 def test_each_stateful_fold_says_which_settings_shape_it() -> None:
-    assert SHAPING.keys() == set(STATEFUL_ROLES)
+    assert SHAPING.keys() == set(SOURCES)
     for name in SHAPING:
         assert shaping(name, Settings()).keys() == set(SHAPING[name])
 

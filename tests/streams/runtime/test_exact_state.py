@@ -21,10 +21,10 @@ from driftline.schemas.codec import decode, encode_event, encode_events
 from driftline.schemas.events import Score, Tick
 from driftline.schemas.results import Alert, DeadLetter, Progress
 from driftline.streams.embedded_kafka import die_with_parent
+from driftline.streams.operate.reset import forget, stored
 from driftline.streams.runtime import state as states
 from driftline.streams.runtime.admin import members
 from driftline.streams.runtime.config import KafkaConfig
-from driftline.streams.runtime.reset import forget, stored
 from tests.brokers import ApacheKafka, Broker, Kafka, eventually, on_each_broker
 from tests.streams.runtime.sums_role import ROLE, SECOND, WINDOW_US, Sum
 

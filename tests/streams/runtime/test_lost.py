@@ -1,5 +1,6 @@
 """What is gone, and what nobody can tell."""
 
+import asyncio
 import logging
 from collections.abc import Sequence
 
@@ -7,7 +8,7 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError
 
-from driftline.streams.runtime.lost import Gap, go_on
+from driftline.streams.runtime.lost import Gap, go_on, letter, publish
 
 TP = TopicPartition("events", 1)
 
@@ -44,3 +45,22 @@ async def test_what_is_gone_has_a_beginning_and_an_end() -> None:
     consumer = Consumer(40)
     assert await go_on(consumer, OffsetOutOfRangeError({TP: 30})) == [Gap("events", 1, 30, 40)]
     assert consumer.sought == 40
+
+
+async def test_letters_of_partitions_that_the_topic_of_dead_letters_lacks_are_published() -> None:
+    """More partitions come to the events topic first."""
+    sent: list[tuple[str, int]] = []
+
+    class Two:
+        async def partitions_for(self, topic: str) -> set[int]:
+            return {0, 1}
+
+        async def send(self, topic: str, value: bytes, *, key: bytes | None, partition: int) -> "asyncio.Future[None]":
+            sent.append((topic, partition))
+            done = asyncio.get_running_loop().create_future()
+            done.set_result(None)
+            return done
+
+    letters = [letter("archive", Gap("events", partition, 0, 1)) for partition in (1, 2, 7)]
+    await publish(Two(), "dlq", letters)
+    assert sent == [("dlq", 1), ("dlq", 0), ("dlq", 1)]

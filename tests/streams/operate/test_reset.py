@@ -2,15 +2,15 @@ import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from driftline.schemas.errors import PermanentError
-from driftline.schemas.topics import STATEFUL_ROLES
+from driftline.schemas.topics import SOURCES
+from driftline.streams.operate.reset import FOLDS, begin_at_end, forget, stored
 from driftline.streams.roles import ROLES
 from driftline.streams.runtime import state as states
-from driftline.streams.runtime.reset import FOLDS, begin_at_end, forget, stored
 from tests.brokers import Kafka, on_each_broker
 
 
 def test_every_stateful_fold_belongs_to_a_role() -> None:
-    assert sorted(fold for folds in FOLDS.values() for fold in folds) == sorted(STATEFUL_ROLES)
+    assert sorted(fold for folds in FOLDS.values() for fold in folds) == sorted(SOURCES)
     assert FOLDS.keys() <= ROLES.keys()
 
 

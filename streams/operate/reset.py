@@ -57,10 +57,9 @@ async def begin_at_end(config: KafkaConfig, topics: Topics, role: str) -> None:
 
     :raises RetryableError: Kafka does not answer, or did not take it.
     """
-    sources = {fold: topics.embeddings if fold in ("drift", "judge") else topics.events for fold in FOLDS[role]}
     async with Log(config) as log:
-        for fold, source in sources.items():
-            partitions = [TopicPartition(source, number) for number in range(config.partitions)]
+        for fold in FOLDS[role]:
+            partitions = [TopicPartition(topics.source(fold), number) for number in range(config.partitions)]
             ends = await log.ends(partitions)
             values = {
                 TopicPartition(topics.state(fold), tp.partition): await states.encode(states.State(end - 1, {}, b""))

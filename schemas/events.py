@@ -73,8 +73,8 @@ class Trace(msgspec.Struct, tag="trace", tag_field="type", kw_only=True, omit_de
     attributes: Attributes = {}
 
     @property
-    def key(self) -> str:
-        return f"{self.trace_id}/{self.span_id}"
+    def key(self) -> tuple[str, str]:
+        return self.trace_id, self.span_id
 
     @property
     def model(self) -> str:

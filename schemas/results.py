@@ -214,8 +214,8 @@ class Embedding(msgspec.Struct, tag="embedding", tag_field="type", kw_only=True,
             raise ValueError("a vector of float16 numbers has an even number of bytes")
 
     @property
-    def key(self) -> str:
-        return f"{self.trace_id}/{self.span_id}"
+    def key(self) -> tuple[str, str]:
+        return self.trace_id, self.span_id
 
 
 class DeadLetter(msgspec.Struct, tag="dead_letter", tag_field="type", kw_only=True, gc=False):

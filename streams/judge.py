@@ -85,7 +85,7 @@ def _score(embedding: Embedding, value: float) -> Score:
     return Score(
         app=embedding.app,
         ts=embedding.ts,
-        id=stable_id("relevance", judge_model, embedding.app, embedding.key),
+        id=stable_id("relevance", judge_model, embedding.app, *embedding.key),
         trace_id=embedding.trace_id,
         span_id=embedding.span_id,
         name="relevance",

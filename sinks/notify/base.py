@@ -2,6 +2,7 @@
 
 from typing import Literal, Protocol, TypeAlias
 
+from driftline.schemas.ids import as_path
 from driftline.schemas.results import Alert, BreakerSignal, RollbackSignal
 
 Notice: TypeAlias = Alert | RollbackSignal | BreakerSignal
@@ -31,11 +32,11 @@ def episode(notice: Notice) -> str:
     """What this is a transition of. Transitions of one episode are delivered in their order."""
     match notice:
         case Alert():
-            return f"alert/{notice.id}"
+            return as_path("alert", notice.id)
         case RollbackSignal():
-            return f"rollback/{notice.deployment_id}"
+            return as_path("rollback", notice.app, notice.deployment_id)
         case BreakerSignal():
-            return f"breaker/{notice.app}/{notice.provider}/{notice.model}"
+            return as_path("breaker", notice.app, notice.provider, notice.model)
 
 
 def dedup_key(notice: Notice) -> str:

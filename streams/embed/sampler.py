@@ -5,7 +5,7 @@ from hashlib import blake2b
 import msgspec
 
 from driftline.schemas.events import MICROSECONDS, Trace
-from driftline.schemas.ids import unit_interval
+from driftline.schemas.ids import joined, unit_interval
 from driftline.streams.embed.config import SampleConfig
 
 HORIZON_S = 600  # a trace sent again within ten minutes of ticks is recognised: producers retry for two
@@ -44,7 +44,7 @@ class Sampler:
         taken = self._counts.get(budget, 0)
         if taken >= self._budget or budget[1] < self._oldest:
             return False
-        digest = blake2b(f"{trace.app}\x1f{trace.key}".encode(), digest_size=DIGEST).digest()
+        digest = blake2b(joined(trace.app, *trace.key).encode(), digest_size=DIGEST).digest()
         if digest in self._current or digest in self._previous:
             return False
         self._current[digest] = None

@@ -51,8 +51,8 @@ class Canaries:
         self._limits = limits
         self._gives_way = round(config.units.forget_after_s * MICROSECONDS)  # all its sessions have ended by then
         self.over_limit: int = state.get("over_limit", 0)  # canaries not judged, or not to their end
-        self._running: dict[str, _Running] = {
-            r["deployment_id"]: _Running(**{**r, "test": Canary.restored(config, r["test"])})
+        self._running: dict[tuple[str, str], _Running] = {  # two apps may name a deployment alike
+            (r["app"], r["deployment_id"]): _Running(**{**r, "test": Canary.restored(config, r["test"])})
             for r in state.get("running", [])
         }
         self._unproven = Unproven(state.get("unproven", ()), limits)
@@ -80,7 +80,7 @@ class Canaries:
     def shed(self, most: int) -> None:
         """Where what is remembered takes more bytes, the canary that has the most forgets half of its units."""
         while self._running and self.nbytes > most:
-            largest = max(self._running.values(), key=lambda running: (running.test.nbytes, running.deployment_id))
+            _, largest = max(self._running.items(), key=lambda item: (item[1].test.nbytes, item[0]))
             before = largest.test.nbytes
             largest.test.forget_half()
             if largest.test.nbytes == before:
@@ -88,17 +88,18 @@ class Canaries:
 
     def release(self, event: Release) -> None:
         deployment = event.deployment_id or f"{event.app}/{event.release}"
-        running = self._running.get(deployment)
+        key = event.app, deployment
+        running = self._running.get(key)
         if event.kind == "canary_start" and running is None:
             if self._has_room(event.app, event.ts):
-                self._running[deployment] = _Running(
+                self._running[key] = _Running(
                     deployment, event.app, event.release, event.stable, event.share, self._score, False, event.ts,
                     Canary(self._config, event.ts),
                 )  # fmt: skip
         elif event.kind == "canary_step" and running is not None:
             running.share = event.share
         elif event.kind == "canary_stop":
-            self._running.pop(deployment, None)
+            self._running.pop(key, None)
         self._unproven.take(event)
 
     def _has_room(self, app: str, now: int) -> bool:
@@ -112,10 +113,10 @@ class Canaries:
 
     def _give_up(self, candidates: Iterable[_Running], now: int) -> bool:
         self.over_limit += 1
-        idle = min(candidates, key=lambda running: (running.served, running.deployment_id))
+        idle = min(candidates, key=lambda running: (running.served, running.app, running.deployment_id))
         if now - idle.served < self._gives_way:
             return False
-        del self._running[idle.deployment_id]
+        del self._running[idle.app, idle.deployment_id]
         return True
 
     @property

@@ -24,6 +24,7 @@ from driftline.detectors.vector_means import VectorMeans
 from driftline.detectors.witness import EmbeddingWitness
 from driftline.schemas.codec import embeddings_in
 from driftline.schemas.events import MICROSECONDS, BaselineSet, Release, Tick
+from driftline.schemas.ids import joined
 from driftline.schemas.results import Embedding, Result
 from driftline.schemas.topics import Topics
 from driftline.streams.fold import Fold, FoldFactory, Output, Record
@@ -189,7 +190,7 @@ class DriftFold:
     def _take(self, embeddings: Sequence[Embedding]) -> None:
         if not embeddings:
             return
-        key = digests(f"{e.app}\x1f{e.key}" for e in embeddings)
+        key = digests(joined(e.app, *e.key) for e in embeddings)
         ts = np.array([e.ts for e in embeddings], np.int64)
         for embedding in compress(embeddings, self._seen.new(key, ts).tolist()):
             self._pending.add(embedding, self._time.tick)
@@ -206,12 +207,12 @@ class DriftFold:
     def _take_baseline(self, event: BaselineSet) -> None:
         """The other detectors' are the other fold's."""
         if event.baseline.detector in DETECTORS:
-            key = digests([f"B{event.app}\x1f{event.id}"])
+            key = digests([joined(f"B{event.app}", event.id)])
             if self._seen.new(key, np.array([event.ts])).all() and self._pending.takes(len(self._waiting)):
                 self._waiting.append(event)
 
     def _take_release(self, event: Release) -> None:
-        key = digests([f"R{event.app}\x1f{event.id}"])
+        key = digests([joined(f"R{event.app}", event.id)])
         if self._seen.new(key, np.array([event.ts])).all() and self._pending.takes(len(self._coming)):
             self._coming.append(event)
 

@@ -14,6 +14,7 @@ from driftline.detectors.state import pack, size_of, unpack
 from driftline.schemas.codec import encode
 from driftline.schemas.errors import PermanentError
 from driftline.schemas.events import MICROSECONDS, BaselineSet, Event, Release, Score, Tick, Trace
+from driftline.schemas.ids import all_joined, joined
 from driftline.schemas.results import (
     Alert,
     Baseline,
@@ -205,7 +206,8 @@ class MonitorFold:
             self._take_baselines([event for event in events if isinstance(event, BaselineSet)])
 
     def _take_traces(self, traces: list[Trace]) -> None:
-        key, ts = digests(f"T{t.app}\x1f{t.trace_id}\x1f{t.span_id}" for t in traces), _times(traces)
+        names_of = [f"T{t.app}" for t in traces], [t.trace_id for t in traces], [t.span_id for t in traces]
+        key, ts = digests(all_joined(*names_of)), _times(traces)
         traces, key, ts = _some(traces, key, ts, self._seen.new(key, ts))
         traces, key, ts = _some(traces, key, ts, self._left_out.timely("trace", traces, ts))
         if traces:
@@ -215,7 +217,7 @@ class MonitorFold:
             self._traces.add(columns, self._left_out.time.now)
 
     def _take_scores(self, scores: list[Score]) -> None:
-        key, ts = digests(f"S{s.app}\x1f{s.id}" for s in scores), _times(scores)
+        key, ts = digests(all_joined([f"S{s.app}" for s in scores], [s.id for s in scores])), _times(scores)
         scores, key, ts = _some(scores, key, ts, self._seen.new(key, ts))
         scores, key, ts = _some(scores, key, ts, self._left_out.timely("score", scores, ts))
         if scores:
@@ -224,12 +226,12 @@ class MonitorFold:
             self._scores.add(columns, self._left_out.time.now)
 
     def _take_releases(self, releases: list[Release]) -> None:
-        key, ts = digests(f"R{r.app}\x1f{r.id}" for r in releases), _times(releases)
+        key, ts = digests(joined(f"R{r.app}", r.id) for r in releases), _times(releases)
         new = compress(releases, self._seen.new(key, ts).tolist())
         self._wait(self._releases, [release for release in new if self._left_out.timely_release(release)])
 
     def _take_baselines(self, baselines: list[BaselineSet]) -> None:
-        key, ts = digests(f"B{b.app}\x1f{b.id}" for b in baselines), _times(baselines)
+        key, ts = digests(joined(f"B{b.app}", b.id) for b in baselines), _times(baselines)
         new = compress(baselines, self._seen.new(key, ts).tolist())
         self._wait(self._baselines, [baseline for baseline in new if self._left_out.timely_release(baseline)])
 
@@ -325,7 +327,7 @@ class Publisher:
     def __call__(self, result: Result) -> Output:
         key = result.app
         if isinstance(result, Baseline):  # its topic is compacted: a record of each stays
-            key = "\x1f".join((result.app, result.detector, result.component, result.id))
+            key = joined(result.app, result.detector, result.component, result.id)
         return Output(self._topic[type(result)], key.encode(), encode(result))
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from driftline.detectors.base import State
 from driftline.detectors.digests import MISSING, NONE, DigestTable, digests, firsts
+from driftline.schemas.ids import joined
 from driftline.streams.monitor.columns import Integers, Scores
 from driftline.streams.monitor.watch import Stream, Units
 
@@ -34,7 +35,7 @@ class Golden:
         their numbers, which are given to others after a silent day."""
         named = scores.session != NONE
         stream = stream[named]
-        apart = digests("\x1f".join(names[number]) for number in stream.tolist())
+        apart = digests(joined(*names[number]) for number in stream.tolist())
         keys = scores.session[named] + apart * _APART
         value = np.rint(scores.value[named] * _UNIT).astype(np.int64)
         new = (self._first.get(keys) == MISSING) & firsts(keys)

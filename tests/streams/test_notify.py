@@ -100,7 +100,7 @@ async def test_everything_is_told_to_everybody(
         await eventually(count(pagerduty.seen, 4), "four events")
     assert sorted(pagerduty.told) == [
         ("breaker/support-bot/openai/gpt-5", "triggered"),
-        ("rollback/d1", "triggered"),
+        ("rollback/support-bot/d1", "triggered"),
         ("support-bot/error_rate/1", "resolved"),
     ]
     assert [title for title in titles(slack) if title in (FIRING, RESOLVED)] == [FIRING, RESOLVED]
@@ -151,7 +151,7 @@ async def test_a_first_start_tells_of_open_episodes_only(kafka: Kafka, pagerduty
         await eventually(lambda: started(kafka, kafka.topics.rollbacks), "the end of the first start")
         await send(kafka, rollback(deployment_id="d2", id="r2"))
         await eventually(count(pagerduty.alerts, 2), "a page")
-    assert sorted(pagerduty.told) == [("k30", "triggered"), ("rollback/d2", "triggered")]
+    assert sorted(pagerduty.told) == [("k30", "triggered"), ("rollback/support-bot/d2", "triggered")]
 
 
 async def test_a_copy_of_the_beginning_does_not_hide_the_end(kafka: Kafka, pagerduty: PagerDutyReceiver) -> None:

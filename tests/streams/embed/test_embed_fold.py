@@ -74,16 +74,23 @@ async def test_no_text_has_no_vector_and_no_text_at_all_is_not_embedded() -> Non
         )
     )
     found = [(e.key, e.prompt is None, e.response is None) for e in embeddings if isinstance(e, Embedding)]
-    assert found == [("t1/", True, False), ("t2/", False, True)]
+    assert found == [(("t1", ""), True, False), (("t2", ""), False, True)]
+
+
+async def test_names_with_what_stands_between_them_are_embedded_apart() -> None:
+    pairs = [("5/1", "2"), ("5", "1/2"), ("5\x1f1", "2"), ("5", "1\x1f2")]
+    traces = [trace(n, trace_id=name, span_id=span) for n, (name, span) in enumerate(pairs)]
+    embeddings = items(await fold().absorb(event_records(*traces)))
+    assert [item.key for item in embeddings if isinstance(item, Embedding)] == pairs
 
 
 async def test_ticks_go_on_in_their_place_and_only_forward() -> None:
     outputs = await fold().absorb(event_records(trace(1), tick(5), trace(2), tick(3), tick(5), trace(3), tick(6)))
     assert [item.key if isinstance(item, Embedding) else item for item in items(outputs)] == [
-        "t1/",
+        ("t1", ""),
         tick(5),
-        "t2/",
-        "t3/",
+        ("t2", ""),
+        ("t3", ""),
         tick(6),
     ]
 
@@ -98,7 +105,7 @@ async def test_the_watermark_is_the_newest_tick() -> None:
 async def test_ticks_move_the_sampler_on() -> None:
     it = fold()
     found = items(await it.absorb(event_records(trace(1), tick(10_000), trace(2), trace(10_001))))
-    assert [item.key for item in found if isinstance(item, Embedding)] == ["t1/", "t10001/"]
+    assert [item.key for item in found if isinstance(item, Embedding)] == [("t1", ""), ("t10001", "")]
 
 
 async def test_records_are_bounded() -> None:
@@ -138,7 +145,7 @@ async def test_garbage_is_skipped_and_its_neighbours_kept(caplog: pytest.LogCapt
     array = b"[" + codec.encode_event(trace(2)) + b', {"type": "trace"}, 7]'
     with caplog.at_level(logging.INFO):
         found = items(await fold().absorb(records(b"\xff\x00", None, b"", b"{", good, b"[[]]", array)))
-    assert [item.key for item in found if isinstance(item, Embedding)] == ["t1/", "t2/"]
+    assert [item.key for item in found if isinstance(item, Embedding)] == [("t1", ""), ("t2", "")]
     assert caplog.records == []
 
 
@@ -147,7 +154,7 @@ async def test_a_copy_is_embedded_once_also_after_a_restart() -> None:
     before = items(await first.absorb(event_records(trace(1), trace(1), tick(10))))
     restarted = fold(first.snapshot())
     after = items(await restarted.absorb(event_records(trace(1), trace(2))))
-    assert [item.key for item in before + after if isinstance(item, Embedding)] == ["t1/", "t2/"]
+    assert [item.key for item in before + after if isinstance(item, Embedding)] == [("t1", ""), ("t2", "")]
     assert restarted.watermark == T0 + 10_000_000
 
 

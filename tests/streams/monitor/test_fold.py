@@ -11,6 +11,7 @@ from driftline.schemas.errors import PermanentError
 from driftline.schemas.events import MICROSECONDS, Event, Release, Score, Tick, Trace
 from driftline.schemas.results import Alert, BreakerSignal, Evidence, Result, WindowStats
 from driftline.schemas.topics import Topics
+from driftline.streams.monitor.canaries import Canaries
 from driftline.streams.monitor.config import MonitorConfig
 from driftline.streams.monitor.fold import MonitorFold
 from driftline.streams.pricing import Pricer
@@ -62,6 +63,32 @@ def log() -> Log:
 def results(log: Log) -> list[Result]:
     """Of the log in one piece."""
     return asyncio.run(run_log(new_fold(TOPICS), log.records, size=len(log.records)))
+
+
+async def test_apps_whose_names_hold_what_stands_between_names_are_counted_apart() -> None:
+    pairs = [("us\x1fx", "y"), ("us", "x\x1fy"), ("us", "y"), ("\x1eus", "y"), ("us/x", "y")]
+    log = Log()
+    log.append([Trace(app=app, ts=START + 1, trace_id=name, span_id="s") for app, name in pairs])
+    log.append(
+        [Trace(app="us", ts=START + 1, trace_id=f"x{a}y", span_id=b) for a, b in (("\x1f", "z"), ("", "y\x1fz"))]
+    )
+    log.append([Score(app=app, ts=START + 1, id=name, trace_id="t", name="n", value=1) for app, name in pairs])
+    log.append([Tick(ts=START + 120 * MICROSECONDS)])
+    results = await run_log(new_fold(TOPICS), log.records)
+    windows = [result for result in results if isinstance(result, WindowStats)]
+    assert sum(window.requests for window in windows) == len(pairs) + 2
+    assert sum(stats.count for window in windows for stats in window.scores.values()) == len(pairs)
+
+
+async def test_two_apps_may_name_a_deployment_alike() -> None:
+    canaries = Canaries("", DetectorsConfig().canary)
+    for app, kind in (("one", "canary_start"), ("two", "canary_start"), ("two", "canary_stop")):
+        canaries.release(
+            Release(
+                app=app, ts=START, id=f"{app}{kind}", kind=kind, release="v2", stable="v1", share=0.1, deployment_id="d"
+            )
+        )
+    assert [(each["app"], each["deployment_id"]) for each in canaries.snapshot()["running"]] == [("one", "d")]
 
 
 async def test_an_outage_is_found_explained_and_resolved(results: list[Result]) -> None:

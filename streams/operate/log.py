@@ -56,9 +56,9 @@ class Reading:
                     self.ends[tp] = max(end, self.starts[tp])
                     heard = now()
             for tp, records in fetched.items():
-                heard = now()
                 end = self.ends[tp]
                 yield tp, records if records[-1].offset < end else [r for r in records if r.offset < end]
+                heard = now()  # after what the reader does with them, which is none of Kafka's silence
             for tp in unread & self.ends.keys():
                 self.positions[tp] = min(await _asked(consumer.position(tp)), self.ends[tp])
             unread = {tp for tp in unread if tp not in self.ends or self.positions[tp] < self.ends[tp]}

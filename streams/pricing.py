@@ -125,7 +125,7 @@ class Pricer:
         whole, rest = np.divmod(cost, np.maximum(scale, 1))
         whole += 2 * rest + (whole & 1) > scale
         priced = (scale > 0) & (inputs >= 0) & (outputs >= 0)
-        priced &= (reads + writes <= inputs) & (thoughts <= outputs) & (whole <= MOST_NANOUSD)
+        priced &= (reads + writes <= inputs) & (thoughts <= outputs)
         prices = np.where(priced, whole, UNKNOWN)
         stated = ~np.isnan(reported)
         prices[stated] = np.rint(reported[stated] * NANO)

@@ -79,7 +79,7 @@ def _leave() -> None:
     os._exit(EXIT_INTERRUPTED)
 
 
-class Group(click.Group):
+class CommandGroup(click.Group):
     """Help names each command with its whole first sentence."""
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -89,10 +89,10 @@ class Group(click.Group):
             formatter.write_dl(lines)
 
 
-class Cli(Group):
+class Cli(CommandGroup):
     """Failures are one line and an exit code, not a traceback."""
 
-    group_class = Group
+    group_class = CommandGroup
 
     def invoke(self, ctx: click.Context) -> object:
         try:

@@ -34,7 +34,12 @@ DATA_ERRORS = {
     691: "UNKNOWN_ELEMENT_OF_ENUM",
 }
 
-_MISSING = {10, 16, 36, 47, 60}  # a table or a column is not there
+MISSING = {
+    10: "NOT_FOUND_COLUMN_IN_BLOCK",
+    16: "NO_SUCH_COLUMN_IN_TABLE",
+    47: "UNKNOWN_IDENTIFIER",
+    60: "UNKNOWN_TABLE",
+}
 
 # What an operator does about the rest.
 _ADVICE = {
@@ -62,7 +67,7 @@ def classify(error: Exception) -> RetryableError | PermanentError:
 
 def is_missing(error: Exception) -> bool:
     """A table or a column that a statement names is not there."""
-    return getattr(error, "code", None) in _MISSING
+    return getattr(error, "code", None) in MISSING
 
 
 def _own_words(error: Exception) -> str:

@@ -16,7 +16,7 @@ from driftline.streams.operate.commands import (
     until_option,
 )
 from driftline.streams.operate.times import show_time
-from driftline.streams.terminal import Group, run
+from driftline.streams.terminal import CommandGroup, run
 
 
 class Duration(click.ParamType):
@@ -33,7 +33,7 @@ class Duration(click.ParamType):
             self.fail(f"{value!r} is no duration: write 90s, 15m, 2h, 1d12h", param, ctx)
 
 
-@click.group("baseline", cls=Group)
+@click.group("baseline", cls=CommandGroup)
 def baseline_group() -> None:
     """What detectors hold apps against: fit it from stored traffic, list it, look at it."""
 

@@ -15,7 +15,7 @@ from driftline.streams.commands.common import answer, ask, demo_flag, json_flag
 from driftline.streams.commands.query import reach
 from driftline.streams.listing import Column, Listing
 from driftline.streams.operate.commands import app_option, check_order, settings_of, since_option, until_option
-from driftline.streams.terminal import Group
+from driftline.streams.terminal import CommandGroup
 
 COLUMNS = (
     *(
@@ -48,7 +48,7 @@ LIMIT {limit:UInt32}
 ONE = "SELECT * EXCEPT (ingested_at) FROM alerts WHERE startsWith(id, {id:String}) ORDER BY ts LIMIT 1000"
 
 
-@click.group("alerts", cls=Group)
+@click.group("alerts", cls=CommandGroup)
 def alerts_group() -> None:
     """What fired: list episodes, look at one."""
 

@@ -6,10 +6,10 @@ from driftline.schemas.clock import SystemClock
 from driftline.schemas.errors import PermanentError
 from driftline.schemas.text import counted
 from driftline.streams.operate.commands import settings_of
-from driftline.streams.terminal import Group, console, run
+from driftline.streams.terminal import CommandGroup, console, run
 
 
-@click.group("state", cls=Group)
+@click.group("state", cls=CommandGroup)
 def state_group() -> None:
     """What roles remember."""
 

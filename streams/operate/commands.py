@@ -19,7 +19,7 @@ from driftline.streams.output import write
 from driftline.streams.redact import remember
 from driftline.streams.running import with_running_stack
 from driftline.streams.settings import Settings, load_settings
-from driftline.streams.terminal import Group, console, errors, run
+from driftline.streams.terminal import CommandGroup, console, errors, run
 
 
 class Time(click.ParamType):
@@ -106,7 +106,7 @@ def reconcile_command(
     ctx.exit(0 if balance.equal else 1)
 
 
-@click.group("dlq", cls=Group)
+@click.group("dlq", cls=CommandGroup)
 def dlq_group() -> None:
     """What could not be taken, with the reason: list, look at, send again. Asks Kafka alone."""
 

@@ -41,10 +41,10 @@ from driftline.streams.runtime import state as states
 from driftline.streams.runtime.admin import largest_records, require_cleanup, require_topics, wait_for_broker
 from driftline.streams.runtime.config import KafkaConfig
 from driftline.streams.runtime.lag import LagWatch
-from driftline.streams.runtime.log_clock import TimeWatch
 from driftline.streams.runtime.lost import Gap
 from driftline.streams.runtime.partition import Hook, Partition, Surroundings
 from driftline.streams.runtime.quarantine import Raised
+from driftline.streams.runtime.time_watch import TimeWatch
 from driftline.streams.runtime.transport import FoldApp, Run
 from driftline.streams.runtime.watch import PATIENCE_S, kafka_away, watch
 from driftline.streams.supervisor import EXIT_CONFIG

@@ -34,7 +34,7 @@ def decode(data: bytes, encoding: str, limit: int, count: Callable[[int], None])
 
     :raises UnknownEncoding: also for data that is not of the encoding, or is larger.
     """
-    if encoding in ("", "identity"):
+    if not encoding:
         return data
     decoder = _DECODERS.get(encoding)
     if decoder is None:

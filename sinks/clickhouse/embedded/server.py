@@ -7,7 +7,6 @@ always has a status of its own.
 
 import asyncio
 import json
-import logging
 import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -24,8 +23,6 @@ from driftline.sinks.clickhouse.embedded.engine import Answer, Call, Engine, Ext
 from driftline.sinks.clickhouse.embedded.errors import Code, EngineError
 from driftline.sinks.clickhouse.embedded.statement import Insert, Unsupported, parse
 from driftline.sinks.clickhouse.embedded.upload import FORM, WAIT_S, Memory, Upload, receive
-
-logger = logging.getLogger(__name__)
 
 QUERIES = 12  # at once
 INSERTS = 4  # at once, of data: queries that never end must not hold up the archive

@@ -1,7 +1,7 @@
 from driftline.schemas.clock import ManualClock
 from driftline.schemas.events import MICROSECONDS
 from driftline.streams.health import Health
-from driftline.streams.runtime.log_clock import APART_S, LASTS_S, TimeWatch
+from driftline.streams.runtime.time_watch import APART_S, LASTS_S, TimeWatch
 
 NOW = 1_793_606_400 * MICROSECONDS
 

@@ -1,6 +1,7 @@
 """`driftline status`: what runs, where, how far behind it is, and what is wrong."""
 
 import asyncio
+import os
 import re
 from collections.abc import Mapping
 from typing import Literal, TypeAlias
@@ -116,8 +117,7 @@ async def _ask(session: aiohttp.ClientSession, role: str, url: str) -> RoleStatu
         reason = f"what answers there is no role of Driftline ({error})"
         return RoleStatus(role, url, "silent", None, None, [f"{reason}: see that its address is right"])
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-        reason = "no answer" if isinstance(error, TimeoutError) else str(error)
-        return RoleStatus(role, url, "silent", None, None, [f"{reason}: see that the role runs, and its log"])
+        return RoleStatus(role, url, "silent", None, None, [f"{_reason(error)}: see that the role runs, and its log"])
     problems = [f"{p.what}; {p.do} (since {p.since})" for p in report.problems]
     notes = [f"{note.what}; {note.do}" for note in report.notes]
     state: State = "unhealthy" if problems else "ready" if report.ready else "starting"
@@ -136,6 +136,16 @@ def _numbers(page: bytes, unit: str) -> list[float]:
         if value < MOST_LAG:
             found.append(value)
     return found
+
+
+def _reason(error: Exception) -> str:
+    """Why there is no answer, without what aiohttp says of TLS where there is none."""
+    if isinstance(error, TimeoutError):
+        return "no answer"
+    if not isinstance(error, aiohttp.ClientConnectorError):
+        return str(error)
+    why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror  # below 0 it is DNS
+    return f"no connection to {error.host}:{error.port} ({why})"
 
 
 async def _whole(response: aiohttp.ClientResponse) -> bytes:

@@ -69,7 +69,11 @@ def test_nothing_runs(cli: CliRunner) -> None:
     assert "driftline up" in result.stderr
     silent = cli.invoke(main, ["status", "--role", "monitor=http://127.0.0.1:1", "--json"])
     assert silent.exit_code == 1
-    assert json.loads(silent.stdout)["roles"][0]["state"] == "silent"
+    [role] = json.loads(silent.stdout)["roles"]
+    assert role["state"] == "silent"
+    assert role["problems"] == [
+        "no connection to 127.0.0.1:1 (Connection refused): see that the role runs, and its log"
+    ]
 
 
 async def test_what_is_good_to_know_is_shown_and_nothing_is_wrong(cli: CliRunner) -> None:

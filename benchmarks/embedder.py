@@ -70,7 +70,7 @@ def cached_us_per_event(encoder: TransformerEncoder, config: EmbedConfig, texts:
         for n in range(EVENTS)
     ]
     records = [Record(n, codec.encode_events(list(traces[n : n + 100]))) for n in range(0, EVENTS, 100)]
-    fold = EmbedFold(config, "embeddings", CachedEmbedder(encoder, config))
+    fold = EmbedFold(config, "embeddings", CachedEmbedder(encoder, config), ahead_s=3600)
 
     warm = [Trace(app="b", ts=T0, trace_id=f"w{n}", input_text=text) for n, text in enumerate(texts[:500])]
 

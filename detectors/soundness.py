@@ -109,6 +109,13 @@ def _hours(means: Any, units: Any, columns: int, units_name: str = "hour_units")
         yield f"{units_name} are less than none"
 
 
+def _are_hours(baseline: EmbeddingBaseline | WitnessBaseline, columns: int) -> bool:
+    """Whether its hours are those of a day, or not known."""
+    units, apart = baseline.hour_units, baseline.hour_apart
+    known = baseline.hours.shape == (DAY, columns) and len(units) == len(apart) == DAY
+    return not len(baseline.hours) or bool(known and (units >= LEAST).all() and (apart >= 0).all())
+
+
 @singledispatch
 def _problems(baseline: Any) -> Iterator[str]:
     raise TypeError(type(baseline))
@@ -171,6 +178,7 @@ def _(baseline: EmbeddingBaseline) -> Iterator[str]:
     features, d = baseline.mu.shape[-1] if isinstance(baseline.mu, np.ndarray) and baseline.mu.ndim else 0, baseline.d
     yield from _within("n", baseline.n, 1, MOST)
     yield from _within("d", d, 1, DIMENSIONS)
+    yield from _within("features", features, 1, DIMENSIONS)
     yield from _within("bandwidth", baseline.bandwidth, 0, LARGEST)
     yield from _within("events_per_unit", baseline.events_per_unit, 1, LARGEST)
     scales = len(baseline.scales) if isinstance(baseline.scales, np.ndarray) else 0
@@ -194,8 +202,8 @@ def _(baseline: EmbeddingBaseline) -> Iterator[str]:
         yield f"it has {scales} scales"
     elif baseline.scales[-1] > 10**6:
         yield f"its longest window has {baseline.scales[-1]} texts"
-    if not len(baseline.spectrum) or (baseline.spectrum < LEAST).any():
-        yield "its spectrum is not positive"
+    if not 0 < len(baseline.spectrum) <= features or (baseline.spectrum < LEAST).any():
+        yield "its spectrum is not positive, or longer than its mean"
     if (np.abs(baseline.mu) > 2).any() or (np.abs(baseline.hours) > 2).any():
         yield "its means are none of unit vectors"
     if (baseline.log_alpha >= 0).any() or (baseline.limit <= 0).any() or baseline.quiet <= 0:
@@ -211,17 +219,9 @@ def _(baseline: EmbeddingBaseline) -> Iterator[str]:
         yield f"it has {k} topics and {len(baseline.shares)} shares"
     if (baseline.shares < 0).any() or (baseline.shares > 1).any():
         yield "a share is not within [0, 1]"
-    hours = len(baseline.hours)
-    wrong = hours and (
-        baseline.hours.shape != (DAY, features)
-        or len(baseline.hour_units) != DAY
-        or len(baseline.hour_apart) != DAY
-        or baseline.hour_factors.shape != (DAY, scales)
-        or (baseline.hour_units < LEAST).any()
-        or (baseline.hour_apart < 0).any()
-        or (baseline.hour_factors < 1).any()
-    )
-    if wrong:
+    factors = baseline.hour_factors
+    wrong = len(baseline.hours) and (factors.shape != (DAY, scales) or (factors < 1).any())
+    if wrong or not _are_hours(baseline, features):
         yield "its hours are none"
 
 
@@ -232,6 +232,7 @@ def _(baseline: WitnessBaseline) -> Iterator[str]:
     yield from _within("n", baseline.n, 1, MOST)
     yield from _within("units", baseline.units, 1, baseline.n)
     yield from _within("d", d, 1, DIMENSIONS)
+    yield from _within("directions", r, 0, d)
     yield from _arrays(
         ("mu_1", baseline.mu_1, (d,)),
         ("mu_2", baseline.mu_2, (d,)),
@@ -248,15 +249,7 @@ def _(baseline: WitnessBaseline) -> Iterator[str]:
         yield from _within(name, value, 0, 4)
     if (baseline.variances < 0).any() or (baseline.variances > 4).any():
         yield "its variances are none of unit vectors"
-    hours = len(baseline.hours)
-    wrong = hours and (
-        baseline.hours.shape != (DAY, d)
-        or len(baseline.hour_units) != DAY
-        or len(baseline.hour_apart) != DAY
-        or (baseline.hour_units < LEAST).any()
-        or (baseline.hour_apart < 0).any()
-    )
-    if wrong:
+    if not _are_hours(baseline, d):
         yield "its hours are none"
 
 

@@ -112,7 +112,10 @@ class Embedder:
 
 def embed(raw: bytes) -> None:
     """EmbedFold without a model."""
-    _absorbed(lambda state: EmbedFold(EmbedConfig(), TOPICS.embeddings, Embedder(), state), data.log(Choices(raw), 60))
+    _absorbed(
+        lambda state: EmbedFold(EmbedConfig(), TOPICS.embeddings, Embedder(), state, ahead_s=3600),
+        data.log(Choices(raw), 60),
+    )
 
 
 _EMBEDDING: Any = msgspec.inspect.type_info(Embedding)

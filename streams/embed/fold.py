@@ -16,7 +16,6 @@ from driftline.streams.embed.sampler import Sampler, SamplerState
 from driftline.streams.fold import Fold, FoldFactory, Output, Record
 from driftline.streams.intake import Intake
 from driftline.streams.log_time import LogTime
-from driftline.streams.monitor.config import WindowConfig
 
 ITEMS_PER_RECORD = 128  # a quarter of a megabyte of 384 dimensions; far below the topic's limit at 4,096 and long names
 
@@ -43,7 +42,8 @@ class EmbedFold:
         embedder: Embedder,
         snapshot: bytes | None = None,
         intake: Intake | None = None,
-        ahead_s: int = WindowConfig().ahead_s,
+        *,
+        ahead_s: int,
     ) -> None:
         """`intake`: of the partition; None: over records that Driftline makes itself. `ahead_s`: the monitor's."""
         state = codec.unpack(snapshot, _State) if snapshot else _State(None, SamplerState())
@@ -126,13 +126,13 @@ class EmbedFold:
         )
 
 
-def embed_fold_factory(config: EmbedConfig, topics: Topics, ahead_s: int = WindowConfig().ahead_s) -> FoldFactory:
+def embed_fold_factory(config: EmbedConfig, topics: Topics, ahead_s: int) -> FoldFactory:
     """Loads the model, which takes seconds. Raises ConfigError if there is no such model or device.
     `ahead_s`: the monitor's."""
     embedder = load_embedder(config)
 
     def create(partition: int, snapshot: bytes | None) -> Fold:
-        return EmbedFold(config, topics.embeddings, embedder, snapshot, Intake(topics, partition), ahead_s)
+        return EmbedFold(config, topics.embeddings, embedder, snapshot, Intake(topics, partition), ahead_s=ahead_s)
 
     return create
 

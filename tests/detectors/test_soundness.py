@@ -183,3 +183,17 @@ def test_scales_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(soundness, "_try", None)
     with pytest.raises(ValueError, match="it has 33 scales"):
         soundness.check(make("embedding_drift", config()), baseline, config().budget)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "problem"),
+    [
+        ("embedding_drift", {"mu": np.zeros(4_097)}, "features is 4097, not within"),
+        ("embedding_drift", {"spectrum": np.ones(D + 1)}, "longer than its mean"),
+        ("embedding_witness", {"directions": np.zeros((D + 1, D)), "variances": np.ones(D + 1)}, "directions is"),
+    ],
+)
+def test_what_would_take_long_is_refused(name: str, changes: dict[str, Any], problem: str) -> None:
+    baseline = msgspec.structs.replace(ready(name)[0].baseline(0), **changes)
+    with pytest.raises(ValueError, match=problem):
+        soundness.check(make(name, config()), baseline, config().budget)

@@ -44,7 +44,7 @@ async def test_embed_killed_again_and_again(pipeline: Pipeline) -> None:
 
         kafka = world.kafka
         events, written = await kafka.read(kafka.topics.events), await kafka.read(kafka.topics.embeddings)
-        factory = embed_fold_factory(EmbedConfig(sample=SampleConfig(rate=RATE)), kafka.topics)
+        factory = embed_fold_factory(EmbedConfig(sample=SampleConfig(rate=RATE)), kafka.topics, 3600)
         undisturbed = {p: await folded(factory, p, of_partition(events, p)) for p in range(PARTITIONS)}
         embeddings = 0
         for partition in range(PARTITIONS):

@@ -60,7 +60,7 @@ Make = Callable[[bytes | None], Fold]
 FOLDS: dict[str, tuple[Make, Callable[[int], Iterator[bytes | None]]]] = {
     "monitor": (lambda state: MonitorFold(CONFIG, DetectorsConfig(), TOPICS, PRICER, state, partition=0), events),
     "drift": (lambda state: DriftFold(CONFIG, DetectorsConfig(), TOPICS, state), embeddings),
-    "embed": (lambda state: EmbedFold(EmbedConfig(), TOPICS.embeddings, Embedder(), state), events),
+    "embed": (lambda state: EmbedFold(EmbedConfig(), TOPICS.embeddings, Embedder(), state, ahead_s=3600), events),
 }
 
 

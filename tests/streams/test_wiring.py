@@ -146,7 +146,7 @@ async def wiring(type_: type, event: Any) -> Wiring:
     later = Tick(ts=TS + 600 * MICROSECONDS)
     monitor = MonitorFold(MonitorConfig(), DetectorsConfig(), TOPICS, Pricer(), None, partition=0)
     drift = DriftFold(MonitorConfig(), DetectorsConfig(), TOPICS, None)
-    embed = EmbedFold(config, "e", CachedEmbedder(FakeEncoder(), config), None, Intake(TOPICS, 0))
+    embed = EmbedFold(config, "e", CachedEmbedder(FakeEncoder(), config), None, Intake(TOPICS, 0), ahead_s=3600)
     judge = JudgeFold(JudgeConfig(), TOPICS.events, RelevanceJudge())
     outputs = await embed.absorb([Sent(0, value)])
     assert embed.counters["undecodable"] == 0

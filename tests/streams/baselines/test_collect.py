@@ -87,7 +87,7 @@ async def test_embeddings_are_read_from_the_log_as_far_as_it_reaches(pipeline: P
     await publish(settings, [fitted], traffic.until)
     [record] = await pipeline.kafka.read(pipeline.kafka.topics.events)
     topics = pipeline.kafka.topics
-    role = EmbedFold(EmbedConfig(), topics.embeddings, CachedEmbedder(FakeEncoder(), EmbedConfig()), None)
+    role = EmbedFold(EmbedConfig(), topics.embeddings, CachedEmbedder(FakeEncoder(), EmbedConfig()), ahead_s=3600)
     forwarded = await role.absorb([record])
     drift = DriftFold(settings.monitor, settings.detectors, topics, None)
     records = [*(pack(batch) for batch in embeddings(range(124, 126), 5)), *(output.value for output in forwarded)]

@@ -28,7 +28,7 @@ from tests.streams.embed.fakes import (
 
 def fold(snapshot: bytes | None = None, **config: Any) -> EmbedFold:
     settings = EmbedConfig(**config)
-    return EmbedFold(settings, "embeddings", CachedEmbedder(FakeEncoder(), settings), snapshot)
+    return EmbedFold(settings, "embeddings", CachedEmbedder(FakeEncoder(), settings), snapshot, ahead_s=3600)
 
 
 async def test_embeds_prompt_and_response_and_carries_the_trace() -> None:
@@ -129,7 +129,7 @@ async def test_each_text_has_its_language() -> None:
     def language(text: str) -> str | None:
         return {"g": "de", "h": "en"}.get(text[0])
 
-    it = EmbedFold(EmbedConfig(), "embeddings", CachedEmbedder(FakeEncoder(), EmbedConfig(), language))
+    it = EmbedFold(EmbedConfig(), "embeddings", CachedEmbedder(FakeEncoder(), EmbedConfig(), language), ahead_s=3600)
     source = [
         trace(1, "guten Tag", output_text="hello"),
         trace(2, "hello", output_text=""),

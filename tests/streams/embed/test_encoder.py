@@ -125,7 +125,7 @@ def test_the_bundled_model_loads_without_a_network(monkeypatch: pytest.MonkeyPat
 
 def test_the_factory_refuses_a_model_that_is_not_there() -> None:
     with pytest.raises(ConfigError, match=r"embed\.model '/nowhere/model' cannot be loaded"):
-        embed_fold_factory(EmbedConfig(model="/nowhere/model"), Topics())
+        embed_fold_factory(EmbedConfig(model="/nowhere/model"), Topics(), 3600)
 
 
 def test_cuda_is_refused_where_there_is_none() -> None:

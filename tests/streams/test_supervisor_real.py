@@ -2,7 +2,9 @@
 
 import os
 import signal
+import urllib.request
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
@@ -11,7 +13,7 @@ from driftline.schemas.codec import encode
 from driftline.schemas.errors import DriftlineError
 from driftline.streams.embedded_kafka import EmbeddedKafka
 from driftline.streams.local_stack import LocalStack
-from driftline.streams.settings import load_settings
+from driftline.streams.settings import Settings, load_settings
 from tests.brokers import Kafka, eventually, find_free_port
 from tests.sinks.notify.receivers import SlackReceiver
 from tests.sinks.notify.samples import alert, resolved
@@ -90,3 +92,13 @@ def test_each_role_has_the_next_port_or_any_free_one(tmp_path: Path) -> None:
             settings.model_copy(update={"health": health}), ["embed", "judge", "monitor"], brokers="127.0.0.1:1"
         )
         assert [spec.env["DRIFTLINE_HEALTH__PORT"] for spec in local.stack._specs()] == ports
+
+
+def test_an_open_stack_asks_nobody_for_a_password(tmp_path: Path) -> None:
+    settings = Settings.model_validate(
+        {"stack": {"state_dir": tmp_path, "clickhouse_port": 0, "clickhouse_open": True}}
+    )
+    with LocalStack(settings, [])._server as server:
+        address = f"http://127.0.0.1:{urlsplit(server.dsn).port}/?query=SELECT%201"
+        with urllib.request.urlopen(address) as response:
+            assert response.read() == b"1\n"

@@ -7,12 +7,15 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 import pytest
+from aiokafka import TopicPartition
 
+from driftline.schemas.clock import ManualClock
 from driftline.schemas.errors import ConfigError, RetryableError
 from driftline.schemas.topics import Topics
 from driftline.streams.fold import Output, Record
+from driftline.streams.runtime import worker
 from driftline.streams.runtime.config import KafkaConfig
-from driftline.streams.runtime.worker import FaustRole, Source
+from driftline.streams.runtime.worker import FaustRole, Source, Ticker
 from tests.brokers import Broker, Kafka, eventually
 
 
@@ -125,3 +128,32 @@ async def test_tasks_that_end_with_a_stop_are_not_lost(role: FaustRole, caplog: 
         await asyncio.wait({task})
         role._task_ended(task)
         assert ("lost one of its tasks" in caplog.text) is not asked
+
+
+async def test_each_tick_looks_how_far_the_time_of_the_log_and_the_clock_are_apart(
+    role: FaustRole, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[tuple[Mapping[int, int | None], int]] = []
+    ticked = asyncio.Event()
+
+    class Watch:
+        def __init__(self, *_: object) -> None: ...
+
+        def look(self, watermarks: Mapping[int, int | None], now: int) -> None:
+            looked.append((watermarks, now))
+
+    class Stands:
+        watermark = 5
+
+    async def sent(*_: object) -> None:
+        ticked.set()
+
+    monkeypatch.setattr(worker, "TimeWatch", Watch)
+    monkeypatch.setattr(role, "_send", sent)
+    monkeypatch.setattr(
+        role, "_partitions", {TopicPartition("t.events", 3): Stands(), TopicPartition("o", 1): Stands()}
+    )
+    ticking = asyncio.create_task(role._tick(Ticker(ManualClock(9), 0.01)))
+    await ticked.wait()
+    ticking.cancel()
+    assert looked == [({3: 5}, 9)]

@@ -53,7 +53,7 @@ def test_too_few_requests_are_said(tmp_path: Path) -> None:
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "evidently", None)
-    with pytest.raises(ConfigError, match=r"pip install 'driftline\[report\]'"):
+    with pytest.raises(ConfigError, match=r"pip install '\.\[report\]'"):
         write_report(rows(40), rows(40), tmp_path / "r.html")
 
 

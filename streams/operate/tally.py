@@ -17,7 +17,7 @@ from driftline.schemas.codec import decode_logged
 from driftline.schemas.events import CONTROLS, MICROSECONDS, BaselineSet, Event, Forwarded, Release, Score, Tick, Trace
 from driftline.schemas.homes import home
 from driftline.schemas.topics import Topics
-from driftline.streams.fold import sent_at
+from driftline.streams.fold import broker_time, sent_at
 from driftline.streams.intake import timed
 
 Kind: TypeAlias = Literal["trace", "score", "release"]
@@ -91,9 +91,9 @@ class Tally:
         self._controls, self._homes = topics.controls, topics.homes
         self.events = 0  # copies included
         self.rejects: set[Place] = set()
-        self.sent: dict[
-            Group | Place, int
-        ] = {}  # when the first event of a group, or a reject, came, where records say; microseconds
+        # When a reject, or the first event of a group, came (the last, by producers' times), where records say;
+        # microseconds.
+        self.sent: dict[Group | Place, int] = {}
         self.forwarded = 0  # events at home in another partition than the one they came in, copies included
         self.adopted: dict[tuple[int, int], int] = {}  # (home, partition) -> offset of the last record forwarded
         self.ticks: dict[int, list[tuple[int, int]]] = {}  # partition -> (offset, ts) of those that moved time on
@@ -109,7 +109,8 @@ class Tally:
     def add(self, partition: int, records: Sequence[ConsumerRecord]) -> None:
         """The next records of a partition."""
         for record in records:
-            at = sent_at(record.timestamp)
+            # A producer's time may lie: one record must not make its whole group look old.
+            at, end = sent_at(record.timestamp), max if broker_time(record) is None else min
             decoded = self._controls.decode(decode_logged, record.value, partition)
             for event in decoded.events:
                 if isinstance(event, Tick):
@@ -122,7 +123,7 @@ class Tally:
                 elif (group := self._touch(partition, record.offset, event)) is not None:
                     self._count(event, group.app)
                     if at is not None:
-                        self.sent[group] = min(at, self.sent.get(group, at))
+                        self.sent[group] = end(at, self.sent.get(group, at))
                     if self.home(group.app, partition) == partition:
                         self._late[group] += self._is_late(partition, group.start)
                     else:

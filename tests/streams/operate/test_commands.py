@@ -44,7 +44,7 @@ async def test_reconcile_tells_scripts_whether_all_is_there(pipeline: Pipeline) 
     await asyncio.to_thread(pipeline.command, "TRUNCATE TABLE traces_raw")
     result = await run(pipeline, "reconcile")
     assert result.exit_code == 1
-    assert "1 differences" in result.stdout
+    assert "1 difference\n" in result.stdout
 
 
 async def test_dead_letters_are_listed_shown_and_sent_again_once(pipeline: Pipeline) -> None:

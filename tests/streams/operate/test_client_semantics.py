@@ -119,7 +119,6 @@ def ways(codecs: tuple[str, ...], *, apache: bool) -> Iterator[Way]:
     yield from (Way(codec=codec) for codec in codecs)
     yield Way(acks=1)
     if apache:
-        yield Way(acks=0)  # the embedded broker drops what its client has sent when that goes away at once
         yield Way(idempotent=True, codec="gzip")
         for number, commits in enumerate((True, False, True)):
             yield Way(idempotent=True, codec="lz4", transaction=f"t{number % 2}", commits=commits)

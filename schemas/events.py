@@ -73,7 +73,7 @@ class Trace(msgspec.Struct, tag="trace", tag_field="type", kw_only=True, omit_de
     attributes: Attributes = {}
 
     @property
-    def key(self) -> tuple[str, str]:
+    def key(self) -> tuple[str, ...]:
         return self.trace_id, self.span_id
 
     @property
@@ -106,8 +106,8 @@ class Score(msgspec.Struct, tag="score", tag_field="type", kw_only=True, omit_de
     attributes: Attributes = {}
 
     @property
-    def key(self) -> str:
-        return self.id
+    def key(self) -> tuple[str, ...]:
+        return (self.id,)
 
 
 class Release(msgspec.Struct, tag="release", tag_field="type", kw_only=True, omit_defaults=True, gc=False):
@@ -127,8 +127,8 @@ class Release(msgspec.Struct, tag="release", tag_field="type", kw_only=True, omi
     attributes: Attributes = {}
 
     @property
-    def key(self) -> str:
-        return self.id
+    def key(self) -> tuple[str, ...]:
+        return (self.id,)
 
 
 CLOCK = "clock"  # source of ticks that say what time it is now; simulations and replays say what time they play
@@ -154,8 +154,8 @@ class BaselineSet(msgspec.Struct, tag="baseline_set", tag_field="type", kw_only=
     signature: Ref = ""
 
     @property
-    def key(self) -> str:
-        return self.id
+    def key(self) -> tuple[str, ...]:
+        return (self.id,)
 
 
 class Forwarded(msgspec.Struct, tag="forwarded", tag_field="type", kw_only=True, omit_defaults=True, gc=False):

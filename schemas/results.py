@@ -214,7 +214,7 @@ class Embedding(msgspec.Struct, tag="embedding", tag_field="type", kw_only=True,
             raise ValueError("a vector of float16 numbers has an even number of bytes")
 
     @property
-    def key(self) -> tuple[str, str]:
+    def key(self) -> tuple[str, ...]:
         return self.trace_id, self.span_id
 
 

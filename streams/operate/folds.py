@@ -267,6 +267,6 @@ def _baselines_set(client: Client, app: str | None, since: int, until: int) -> l
     ]
 
 
-def _order(event: Event) -> tuple[int, str]:
+def _order(event: Event) -> tuple[int, tuple[str, ...]]:
     assert not isinstance(event, Tick)
     return event.ts, event.key

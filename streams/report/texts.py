@@ -33,7 +33,7 @@ async def texts_of(settings: Settings, app: str, since: int, until: int) -> list
 
     :raises RetryableError: Kafka does not answer.
     """
-    known: dict[tuple[str, str], tuple[int, Embedding]] = {}
+    known: dict[tuple[str, ...], tuple[int, Embedding]] = {}
     below = 1 << 64
     async with Log(settings.kafka) as log:
         async for _, records in await embeddings_of(log, settings, app, since):

@@ -2,6 +2,7 @@ import asyncio
 import random
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Literal
 
 import pytest
 
@@ -82,7 +83,12 @@ async def test_apps_whose_names_hold_what_stands_between_names_are_counted_apart
 
 async def test_two_apps_may_name_a_deployment_alike() -> None:
     canaries = Canaries("", DetectorsConfig().canary)
-    for app, kind in (("one", "canary_start"), ("two", "canary_start"), ("two", "canary_stop")):
+    kinds: list[tuple[str, Literal["canary_start", "canary_stop"]]] = [
+        ("one", "canary_start"),
+        ("two", "canary_start"),
+        ("two", "canary_stop"),
+    ]
+    for app, kind in kinds:
         canaries.release(
             Release(
                 app=app, ts=START, id=f"{app}{kind}", kind=kind, release="v2", stable="v1", share=0.1, deployment_id="d"

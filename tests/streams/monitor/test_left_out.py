@@ -52,7 +52,7 @@ def events_of(step: Step, now: int) -> list[Event]:
     return [*traces, *scores]
 
 
-Distinct = set[tuple[str, str, str, int]]
+Distinct = set[tuple[str, str, tuple[str, ...], int]]
 
 
 def distinct(events: list[Event]) -> Distinct:

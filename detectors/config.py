@@ -14,8 +14,8 @@ class BudgetConfig(Config):
     more than that; an installation whose partitions together hold more expects as many more false alarms."""
 
     false_alarms: float = Field(default=1, gt=0)  # one a month is what people keep reading
-    per_days: float = Field(default=30, gt=0)
-    tick_s: float = Field(default=1, gt=0)  # the detectors' step: the unit of delay, and of the budget
+    per_days: float = Field(default=30, gt=0, le=36_500)
+    tick_s: float = Field(default=1, ge=0.001, le=3600)  # the detectors' step: the unit of delay, and of the budget
     streams: int = Field(default=1000, gt=0)  # some 50 releases in traffic; ten times as many cost 10 % more delay
     idle_s: float = Field(default=86_400, gt=0)  # a stream that was silent for so long gives its place to a new one
 
@@ -166,7 +166,9 @@ class EmbeddingDriftConfig(Config):
     min_sessions: int = Field(default=500, ge=500)  # samples of the session covariance, and for splitting
     units_min: int = Field(default=64, ge=64)  # units a window, with thresholds by splitting
     units_split: int = Field(default=256, ge=128)  # from here on the least window's correction serves: it fades with n
-    chains: int = Field(default=1000, ge=200)  # of splitting: seconds of work per baseline, and p within a factor of 3
+    chains: int = Field(
+        default=1000, ge=200, le=100_000
+    )  # of splitting: seconds of work per baseline, and p within a factor of 3
     sample: int = Field(default=10_000, ge=1000)  # sessions kept by all references that learn: 4 MB at 384 dimensions
     units_unsplit: int = Field(default=128, ge=128)  # units a window without splitting: below, its mean is too lumpy
     units_safe: int = Field(default=512, ge=512)  # without splitting: below, alpha is divided by `small_divisor`
@@ -213,8 +215,8 @@ class BreakerConfig(Config):
     """A control, outside the false-alarm budget: it reacts to a provider that fails now."""
 
     rate: float = Field(default=0.05, gt=0, lt=1)  # errors per request that a provider may have
-    bucket_s: float = Field(default=5, gt=0)
-    buckets: int = Field(default=12, ge=1)  # a minute: shorter failures are what retries are for
+    bucket_s: float = Field(default=5, ge=0.001, le=3600)
+    buckets: int = Field(default=12, ge=1, le=1000)  # a minute: shorter failures are what retries are for
     min_requests: int = Field(default=20, ge=1)  # in the window
     min_bucket_requests: int = Field(default=5, ge=1)  # a bucket with fewer says nothing
     bad_share: float = Field(default=10 / 12, gt=0, le=1)  # of the telling buckets: "for the whole minute"

@@ -26,7 +26,9 @@ class ProducerConfig(Config):
     max_batch_bytes: Annotated[int, Field(ge=1)] = MIB // 2  # of one record, under Kafka's default limit of 1 MiB
     linger_ms: Annotated[int, Field(ge=0)] = 100  # a batch waits this long for company; windows are of seconds
     max_pending_events: Annotated[int, Field(ge=1)] = 100_000  # not yet acknowledged: minutes of a busy app
-    max_pending_bytes: Annotated[int, Field(ge=1)] = 64 * MIB  # what an app can spare during an outage of the broker
+    max_pending_bytes: Annotated[int, Field(ge=1, le=2**40)] = (
+        64 * MIB
+    )  # what an app can spare during an outage of the broker
     max_text_chars: Annotated[int, Field(ge=1)] = 1_000_000  # two texts of it, in UTF-8, fit into one record
     max_event_bytes: Annotated[int, Field(ge=1)] = LARGE - MIB  # the topic's limit less the record's own overhead
 

@@ -67,7 +67,7 @@ class TickConfig(Config):
     """The clock of the log: the monitor writes the wall clock into every partition of the events topic."""
 
     enabled: bool = True  # off where somebody else writes ticks: simulations and replays in event time
-    interval_s: float = Field(1.0, gt=0)
+    interval_s: float = Field(1.0, gt=0, le=3600)
 
 
 class Settings(BaseSettings):

@@ -28,7 +28,7 @@ class ClickHouseConfig(Config):
     dsn: SecretStr = SecretStr("http://127.0.0.1:8123")  # the embedded server's own default
     database: str = Field(default="driftline", pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")
     batch_rows: int = Field(default=100_000, ge=1)  # ClickHouse likes inserts of 10,000 to 100,000 rows
-    batch_bytes: int = Field(default=128 * 2**20, ge=1)  # of records: bounds memory when texts are long
+    batch_bytes: int = Field(default=128 * 2**20, ge=1, le=2**40)  # of records: bounds memory when texts are long
     batch_age_s: float = Field(1.0, gt=0)  # the longest that a row waits; ClickHouse advises one insert a second
     connect_timeout_s: float = Field(default=5.0, gt=0)
     timeout_s: float = Field(default=60.0, gt=0)  # of one insert or query; after it the insert is tried again

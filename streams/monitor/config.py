@@ -13,16 +13,26 @@ from driftline.streams.monitor.rules.config import (
 
 
 class WindowConfig(Config):
-    size_s: int = Field(60, ge=1)  # a minute: the resolution of most dashboards, and enough requests for a p99
-    grace_s: int = Field(5, ge=0)  # how far behind the tick a window closes: producers batch for up to a second
-    lateness_s: int = Field(600, ge=0)  # how long a closed window still takes corrections: judges answer in minutes
-    ahead_s: int = Field(3600, ge=1)  # an event further ahead of the tick than this is a wrong clock, and left out
+    size_s: int = Field(
+        60, ge=1, le=86_400
+    )  # a minute: the resolution of most dashboards, and enough requests for a p99
+    grace_s: int = Field(
+        5, ge=0, le=86_400
+    )  # how far behind the tick a window closes: producers batch for up to a second
+    lateness_s: int = Field(
+        600, ge=0, le=30 * 86_400
+    )  # how long a closed window still takes corrections: judges answer in minutes
+    ahead_s: int = Field(
+        3600, ge=1, le=30 * 86_400
+    )  # an event further ahead of the tick than this is a wrong clock, and left out
 
 
 class DedupConfig(Config):
     """A key is remembered while its event's window still takes events (size, grace and lateness); see RecentKeys."""
 
-    horizon_s: int = Field(300, ge=1)  # and at least so long: producers retry for less (aiokafka 40 s, ours 120)
+    horizon_s: int = Field(
+        300, ge=1, le=30 * 86_400
+    )  # and at least so long: producers retry for less (aiokafka 40 s, ours 120)
     max_keys: int = Field(1_000_000, ge=2, le=1_200_000)  # per partition: 1,500 events/s; 7 bytes each in its state
 
 
@@ -52,7 +62,7 @@ class SilenceConfig(Config):
     least_s: float = Field(60, gt=0)  # at least; shorter gaps are a restart
     least_rhythm_s: float = Field(1800, gt=0)  # at least, for apps with nights: they don't open on the minute
     min_requests: int = Field(1000, ge=1000)  # with fewer there is no 99.9 % quantile
-    forget_days: int = Field(7, ge=1)  # a retired app's alert ends
+    forget_days: int = Field(7, ge=1, le=3650)  # a retired app's alert ends
 
 
 class NewCodesConfig(Config):

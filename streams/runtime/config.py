@@ -25,27 +25,33 @@ class KafkaConfig(Config):
     return keyword arguments for aiokafka's classes."""
 
     brokers: str = "127.0.0.1:9092"  # host:port, comma-separated; the embedded broker's own default
-    prefix: str = Field(default="driftline", pattern=r"^[A-Za-z0-9._-]{1,100}$")  # of all topics and consumer groups
-    partitions: int = Field(default=4, ge=1)  # of every topic: the most workers a role can use
+    prefix: str = Field(
+        default="driftline", pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}$"
+    )  # of all topics and consumer groups
+    partitions: int = Field(default=4, ge=1, le=10_000)  # of every topic: the most workers a role can use
     # Apps are at home in the first so many partitions; unset: in all. It stays as it was when partitions are added.
     homes: int | None = Field(default=None, ge=1)
     # Signs what Driftline itself writes into the events topic: the same for all roles and commands. At most one of the
     # two; without, it is derived from the prefix, which keeps accidents out, not attackers.
     control_key: SecretStr | None = None
     control_key_file: Path | None = None
-    replication: int = Field(default=1, ge=1)  # of new topics: 3 in production, 1 works on a single broker
+    replication: int = Field(default=1, ge=1, le=100)  # of new topics: 3 in production, 1 works on a single broker
     idempotent: bool = True  # exactly one copy per send on retries; the embedded broker has no idempotent producer
 
-    session_timeout_s: float = Field(default=10.0, ge=1)  # a dead worker's partitions are taken over after this long
+    session_timeout_s: float = Field(
+        default=10.0, ge=1, le=1800
+    )  # a dead worker's partitions are taken over after this long
     heartbeat_interval_s: float = Field(default=3.0, gt=0)  # a third of the session, as Kafka advises
     # A fetch without data waits this long; and as long as this until a partition left out of a fetch is in one again.
-    fetch_max_wait_ms: int = Field(default=100, ge=1)
-    request_timeout_s: float = Field(default=30.0, gt=0)  # a write without an ack after this long ends the process
+    fetch_max_wait_ms: int = Field(default=100, ge=1, le=60_000)
+    request_timeout_s: float = Field(
+        default=30.0, gt=0, le=3600
+    )  # a write without an ack after this long ends the process
     compression: Literal["none", "gzip", "lz4", "snappy", "zstd"] = (
         "zstd"  # a third of the CPU of aiokafka's lz4, and smaller
     )
 
-    checkpoint_s: float = Field(default=2.0, gt=0)  # a crash repeats at most about this much work
+    checkpoint_s: float = Field(default=2.0, gt=0, le=3600)  # a crash repeats at most about this much work
     checkpoint_records: int = Field(default=50_000, ge=1)  # bounds the repeated work under load
 
     # Records of a partition that a role may put aside within an hour, because each ends it; there is an alert for each.

@@ -9,16 +9,23 @@ from typing import Any, NamedTuple, get_args, get_origin
 
 import msgspec
 import pytest
+from annotated_types import Le
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, SecretStr
 
 from driftline.schemas.clock import SystemClock
+from driftline.schemas.codec import encode_events
+from driftline.schemas.config import LARGEST
 from driftline.schemas.errors import ConfigError
+from driftline.schemas.events import MICROSECONDS, Event, Release, Score, Tick, Trace
 from driftline.sinks.notify.build import open_notifiers
 from driftline.streams import check, roles
+from driftline.streams.monitor.fold import MonitorFold
+from driftline.streams.pricing import Pricer
 from driftline.streams.settings import PREFIX, Settings, load_settings, read_settings
 from tests.hostile import obeyed
+from tests.streams.embed.fakes import T0, FakeRecord
 
 SECRET = "s3cr3t-v4lue"
 JUNK: dict[str, Any] = {
@@ -197,6 +204,51 @@ def test_files_of_any_editor(data: bytes, says: str) -> None:
     else:
         assert found is not None
         assert found.kafka.partitions == 3
+
+
+def greatest(key: Key) -> float:
+    *sections, name = key.path
+    model: Any = Settings
+    for section in sections:
+        model = next(models(model.model_fields[section].annotation))
+    return next((float(str(bound.le)) for bound in model.model_fields[name].metadata if isinstance(bound, Le)), LARGEST)
+
+
+@pytest.mark.parametrize("number", [1e12, 1e17, 1e300])
+def test_every_number_is_bounded(number: float) -> None:
+    for key in NUMBERS:
+        if key.name != "clickhouse.batch_bytes" or number > 1e12:
+            found, problems = read_settings(
+                file_of((key, number if float in (key.kind, *get_args(key.kind)) else int(number)))
+            )
+            assert found is None, key.name
+            assert any(line.startswith((key.name, key.path[0])) for line in problems), (key.name, problems)
+
+
+@pytest.mark.parametrize("prefix", [".", "..", ".x"])
+def test_a_prefix_is_a_name(prefix: str) -> None:
+    assert read_settings(file_of((_key("kafka.prefix"), prefix)))[0] is None
+
+
+COUNTED = [("detectors", part) for part in ("budget", "units", "error_rate", "quality", "breaker")]
+
+
+async def test_a_monitor_works_with_the_greatest_number_of_every_kind() -> None:
+    kinds: list[Event] = [
+        Trace(app="a", ts=T0 + 1, trace_id="t", provider="p", request_model="m", latency_ms=1, conversation_id="c"),
+        Score(app="a", ts=T0 + 1, id="s", trace_id="t", name="n", value=0.5),
+        Release(app="a", ts=T0 + 1, id="r", kind="canary_start", release="v2", stable="v1", share=0.5),
+    ]
+    records = [FakeRecord(n, encode_events([*kinds, Tick(ts=T0 + n * 200 * MICROSECONDS)])) for n in range(1, 4)]
+    for key in NUMBERS:
+        if key.path[0] == "monitor" or key.path[:2] in COUNTED:
+            most = greatest(key)
+            found, _ = read_settings(file_of((key, most if float in (key.kind, *get_args(key.kind)) else int(most))))
+            if found is not None:
+                fold = MonitorFold(found.monitor, found.detectors, found.topics, Pricer(), None)
+                await fold.absorb(records[:2])
+                again = MonitorFold(found.monitor, found.detectors, found.topics, Pricer(), fold.snapshot())
+                await again.absorb(records[2:])
 
 
 def test_a_retention_that_would_delete_everything_is_refused_with_the_reason() -> None:

@@ -48,12 +48,14 @@ class RuleConfig(Config):
     per: Literal["release", "app"] = "release"  # judge each release by itself, or all that match together
     metric: Metric
     score: str = ""  # which score `quality` is the mean of
-    above: float | None = None
-    below: float | None = None
+    above: float | None = Field(default=None, ge=-1e15, le=1e15)
+    below: float | None = Field(default=None, ge=-1e15, le=1e15)
     times_baseline: float | None = Field(default=None, gt=1)  # above so many times the baseline
     drop: float | None = Field(default=None, gt=0, lt=1)  # below the baseline by this share of it
     for_s: float = Field(default=60, ge=0)  # rounded up to whole windows; one window at least
-    clear: float | None = None  # ends at this value of the condition, milder than it; None: at the same
+    clear: float | None = Field(
+        default=None, ge=-1e15, le=1e15
+    )  # ends at this value of the condition, milder than it; None: at the same
     clear_for_s: float = Field(default=120, ge=0)  # no flapping: as long as an incident of the detectors stays open
     min_requests: int | None = Field(default=None, ge=1)  # (or scores) a window with fewer says nothing; None: 20
     severity: Severity = "error"

@@ -2,7 +2,7 @@ import pytest
 from clickhouse_connect.driver.exceptions import DatabaseError, OperationalError
 
 from driftline.schemas.errors import PermanentError, RetryableError
-from driftline.sinks.clickhouse.errors import DATA_ERRORS, classify
+from driftline.sinks.clickhouse.errors import DATA_ERRORS, MISSING, classify, is_missing
 
 
 @pytest.mark.parametrize("code", DATA_ERRORS)
@@ -45,3 +45,8 @@ def test_the_reason_is_in_clickhouses_own_words() -> None:
         "Code: 27. DB::Exception: Cannot parse (input)\n: here."
         " (CANNOT_PARSE_INPUT_ASSERTION_FAILED) (version 26.9.2.1)"
     )
+
+
+@pytest.mark.parametrize(("code", "missing"), [*dict.fromkeys(MISSING, True).items(), (36, False), (None, False)])
+def test_what_is_not_there_is_told_from_other_arguments(code: int | None, missing: bool) -> None:
+    assert is_missing(DatabaseError("x", code=code)) is missing

@@ -160,7 +160,7 @@ def test_vectors_longer_than_any_models_are_refused_before_they_are_tried(
     detector, _ = ready(name)
     baseline = detector.baseline(0)
     long = np.full(soundness.DIMENSIONS + 1, 1e-3)
-    changes = {"d": len(long)}
+    changes: dict[str, Any] = {"d": len(long)}
     if name == "embedding_witness":
         changes = {"mu_1": long, "mu_2": long, "directions": np.empty((0, len(long))), "variances": np.empty(0)}
     monkeypatch.setattr(soundness, "_try", None)

@@ -51,3 +51,10 @@ def test_refuses_what_has_no_place(value: Any) -> None:
 def test_refuses_what_is_not_a_snapshot() -> None:
     with pytest.raises(ValueError):  # noqa: PT011  # messages are msgspec's
         unpack(b"\xc1 nonsense")
+
+
+def test_an_integer_of_more_digits_than_any_sum_has_is_refused() -> None:
+    """Python needs seconds for a million of them, and refuses above 4,300 with an error of its own."""
+    assert unpack(pack({"n": 10**99})) == {"n": 10**99}
+    with pytest.raises(ValueError, match="unknown extension 2"):
+        unpack(pack({"n": 10**100}))

@@ -41,4 +41,6 @@ def test_scores_outside_their_range_are_missing() -> None:
     closed = SessionUnits(np.full(5, number), value, np.arange(5), np.ones(5, np.int64), np.arange(5))
     units = missing.of_scores(streams, closed, np.ones(5, np.bool_), closed.opened - 1, 0.0, 1.0)
     assert units.value.tolist() == [0, 1, 1, 1, 0]
+    assert units.began is not None
+    assert units.began.tolist() == [-1, 0, 1, 2, 3]
     assert {streams.names[n] for n in units.stream.tolist()} == {("bot", "v1", "relevance score")}

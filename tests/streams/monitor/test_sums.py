@@ -12,8 +12,9 @@ from driftline.schemas.codec import decode_events, encode_events
 from driftline.schemas.events import MICROSECONDS, Event, Score, Tick, Trace
 from driftline.schemas.results import Result, WindowStats
 from driftline.sinks.clickhouse.rows import encode_rows, result_row
-from driftline.streams.monitor.config import MonitorConfig
+from driftline.streams.monitor.config import MonitorConfig, WindowConfig
 from driftline.streams.monitor.fold import MonitorFold
+from driftline.streams.monitor.windows import Windows, _Window
 from driftline.streams.pricing import MOST_NANOUSD, NANO, Pricer
 from tests.streams.monitor.log import START, TOPICS, FakeRecord, results_of
 
@@ -84,3 +85,12 @@ def test_buckets_hold_no_more_than_64_bits_and_end_nothing() -> None:
     for bucket in range(100, 110):
         buckets.add(bucket, (bucket,))
     assert buckets.sums(109, [1, 10]) == [[109], [sum(range(100, 110))]]
+
+
+def test_more_tokens_than_tables_hold_are_told_as_the_most_they_hold() -> None:
+    """Nine million calls of the most tokens that a call may have."""
+    most = 2**63 - 1
+    counts = dict.fromkeys(_Window.COUNTS, most + 1)
+    windows = Windows(WindowConfig(), {"windows": [[["bot", "v1", "m", START], {"counts": counts}]]})
+    [window] = windows.close(START + 100 * MICROSECONDS, 0)
+    assert (window.input_tokens, window.output_tokens, window.cache_read_input_tokens) == (most, most, most)

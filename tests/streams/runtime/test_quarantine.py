@@ -155,6 +155,17 @@ async def test_a_record_that_raises_is_put_aside_with_its_traceback_and_the_othe
     assert world.told == ["fold goes on without 1 records of src[0] that ended it, the last at offset 9"]
 
 
+async def test_the_state_after_a_record_put_aside_has_its_time() -> None:
+    """By it retention is told from a log that was made anew."""
+    world = World(values(3, of=4), run=1)
+    world.records = [record._replace(timestamp=record.timestamp + record.offset) for record in world.records]
+    await world.live()
+    [at_3] = {
+        (s.offset, s.timestamp) for o in world.topic if o.key == b"p0" if (s := states.decode(o.value)).offset == 3
+    }
+    assert at_3 == (3, world.records[3].timestamp)
+
+
 @pytest.mark.parametrize("kind", [b"kills", b"is large"])
 async def test_a_record_that_kills_is_put_aside_after_four_deaths(kind: bytes) -> None:
     """One of an unknown run, one of a run, two of the record alone."""

@@ -24,6 +24,13 @@ LETTERS = (
     Column("sent again"),
 )
 
+KINDS = (
+    Column("kind"),
+    *(Column(name, numeric=True) for name in ("first run", "replay", "equal", "differing")),
+    *(Column(name, numeric=True) for name in ("only first", "only replay")),
+    Column("verdict", least=20),
+)
+
 STAGES = {
     "reading": "Reading the events topic (records)",
     "waiting": "Waiting for the archive and the monitor (seconds)",
@@ -131,10 +138,7 @@ def _differences(differences: list[Difference]) -> Table:
 
 
 def replayed(comparisons: Sequence[Comparison], notes: Sequence[str], database: str) -> RenderableType:
-    table = Table("kind")
-    for name in ("first run", "replay", "equal", "differing", "only first", "only replay"):
-        table.add_column(name, justify="right")
-    table.add_column("verdict")
+    rows = []
     for c in comparisons:
         numbers = (c.first, c.replay, c.equal, len(c.differing), len(c.only_first), len(c.only_replay))
         verdict = (
@@ -144,7 +148,7 @@ def replayed(comparisons: Sequence[Comparison], notes: Sequence[str], database: 
             if c.failed
             else for_terminal(c.why, style="yellow")
         )
-        table.add_row(c.name, *(f"{n:,}" for n in numbers), verdict)
+        rows.append((c.name, *(f"{n:,}" for n in numbers), verdict))
     details = Table("kind", "app", "time", "what", "first run", "replay")
     failed = [(c.name, line) for c in comparisons if c.failed for line in _what_differs(c)]
     for name, line in failed[:MOST]:
@@ -152,7 +156,8 @@ def replayed(comparisons: Sequence[Comparison], notes: Sequence[str], database: 
     parts: list[RenderableType] = [details] if failed else []
     if len(failed) > MOST:
         parts.append(f"{len(failed) - MOST:,} more lines not shown")
-    return Stack(*parts, table, *map(for_terminal, notes), for_terminal(f"The replay's results are in {database}."))
+    where = for_terminal(f"The replay's results are in {database}.")
+    return Stack(*parts, Listing(KINDS, rows), *map(for_terminal, notes), where)
 
 
 def _what_differs(c: Comparison) -> Iterator[tuple[str, str, str, str, str]]:

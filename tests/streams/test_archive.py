@@ -142,7 +142,8 @@ async def test_what_cannot_be_decoded_is_dead_lettered(kafka: Kafka, clickhouse:
         (topics.alerts, 0, result.offset, -1): (b"{}", None),
     }
     assert {(x.topic, x.partition, x.offset, x.index): (x.raw, x.key) for x in letters.values()} == wanted
-    assert set(letters) == {stable_id(*position) for position in wanted}
+    sent = ((array, 1), (whole, -1), (result, -1))
+    assert set(letters) == {stable_id(r.topic, r.partition, r.offset, r.timestamp, index) for r, index in sent}
     assert all(letter.reason for letter in letters.values())
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import msgspec
 import numpy as np
+import pytest
 import pytest_asyncio
 
 from driftline.detectors.config import DetectorsConfig
@@ -12,6 +13,7 @@ from driftline.schemas.events import MICROSECONDS, BaselineSet, Tick
 from driftline.schemas.results import Alert, Baseline, Embedding, EmbeddingEvent, Evidence, Result
 from driftline.streams.monitor.config import MonitorConfig
 from driftline.streams.monitor.drift import DriftFold
+from driftline.streams.monitor.watch import Transition, Units
 from tests.streams.monitor.log import START, TOPICS, FakeRecord, results_of
 from tests.streams.monitor.test_drift import embedding
 
@@ -171,3 +173,24 @@ async def test_they_cannot_be_fitted_by_hand(learned: tuple[bytes, list[Result]]
     [refused] = [r for r in results if isinstance(r, Baseline)]
     assert refused.state == "refused"
     assert "fit that one" in refused.note
+
+
+async def test_units_of_sessions_begin_with_their_first_event(
+    learned: tuple[bytes, list[Result]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By that an alert says since when."""
+    snapshot, _ = learned
+    fold = new_fold(snapshot)
+    waited: dict[str, set[int]] = {"embedding_witness": set(), "query_type": set()}
+    for name, found in waited.items():
+
+        def step(units: Units, tick: int, found: set[int] = found) -> list[Transition]:
+            if len(units.stream):
+                assert units.began is not None
+                found.update((tick - units.began).tolist())
+            return []
+
+        monkeypatch.setattr(fold.watches[name], "step", step)
+    await run(fold, log(range(SHIFT, SHIFT + 12), lambda second: list(range(10))))
+    after = round(CONFIG.units.close_after_s / CONFIG.budget.tick_s)
+    assert waited == {"embedding_witness": {after}, "query_type": {after}}

@@ -35,6 +35,11 @@ DROPPED = Counter(
 ERRORS = Counter("driftline_errors", "Errors met, by their type.", ["consumer", "kind"])
 RETRIES = Counter("driftline_retries", "Attempts repeated after a passing failure.", ["consumer", "what"])
 LAG_RECORDS = Gauge("driftline_lag_records", "Records written and not yet taken.", ["consumer", "topic", "partition"])
+HELD_BACK = Gauge(
+    "driftline_held_back_records",
+    "Records behind a transaction that is still open; nobody can take them yet.",
+    ["consumer", "topic", "partition"],
+)
 LAG_SECONDS = Gauge(
     "driftline_lag_seconds",
     "Age of the newest record taken while more wait; 0 when none waits.",
@@ -95,6 +100,6 @@ def erred(consumer: str, error: BaseException) -> None:
 
 def forget(consumer: str, topic: str, partition: int) -> None:
     """A partition that is another member's now: it reports it."""
-    for gauge in (LAG_RECORDS, LAG_SECONDS, REJECTED_IN_A_ROW):
+    for gauge in (LAG_RECORDS, LAG_SECONDS, HELD_BACK, REJECTED_IN_A_ROW):
         gauge.remove_by_labels({"consumer": consumer, "topic": topic, "partition": str(partition)})
     STATE_BYTES.remove_by_labels({"consumer": consumer, "partition": str(partition)})

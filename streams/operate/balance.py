@@ -100,6 +100,7 @@ class Balance(msgspec.Struct, frozen=True):
     incomplete: int = 0  # events in no window, since the monitor began anew in the middle of it
     expired: int = 0  # groups and dead letters that ClickHouse's own retention may have removed: not compared
     others: int = 0  # events in windows of `(other)`, for there are more apps than the monitor knows apart
+    held: int = 0  # records behind a transaction that is open: acknowledged, perhaps, and not to be read yet
     altered: list[tables.Difference] = []  # of ClickHouse's tables: where there are any, nothing was compared
 
     @property
@@ -111,7 +112,7 @@ class Balance(msgspec.Struct, frozen=True):
 
     @property
     def equal(self) -> bool:
-        return self.compared and not (self.differences or self.lost or self.altered)
+        return self.compared and not (self.differences or self.lost or self.altered or self.held)
 
 
 def compare(

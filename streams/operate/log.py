@@ -27,6 +27,7 @@ class Reading:
         self.starts = dict(starts)
         self.ends: dict[TopicPartition, int] = {}  # complete after the last record
         self.positions = dict(starts)  # how far it has read
+        self.held: dict[TopicPartition, int] = {}  # records behind a transaction that was open then
 
     def stop(self, partition: TopicPartition) -> None:
         """Enough of this partition."""
@@ -54,6 +55,7 @@ class Reading:
                 end = _end(consumer, tp)
                 if end is not None:
                     self.ends[tp] = max(end, self.starts[tp])
+                    self.held[tp] = max(0, (consumer.highwater(tp) or 0) - self.ends[tp])
                     heard = now()
             for tp, records in fetched.items():
                 end = self.ends[tp]

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, TypeAlias
 
+import msgspec
 from aiokafka import TopicPartition
 
 from driftline.schemas.codec import decode_events
@@ -74,7 +75,9 @@ async def reconcile(settings: Settings, selection: Selection, *, wait_s: float, 
             await asyncio.to_thread(tally.touch, tp.partition, records)
     tell("comparing", 0, 1)
     grace = settings.monitor.windows.grace_s
-    return await asyncio.to_thread(compare, tally, stored, reaches, grace, home_among(settings.kafka.home_partitions))
+    home = home_among(settings.kafka.home_partitions)
+    found = await asyncio.to_thread(compare, tally, stored, reaches, grace, home)
+    return msgspec.structs.replace(found, held=sum(reading.held.values()))
 
 
 def _altered(config: ClickHouseConfig) -> list[Altered]:

@@ -102,6 +102,13 @@ def _balance(found: Balance) -> Iterator[RenderableType]:
             f"{found.incomplete:,} events are in no window: the monitor began without a state, "
             "in the middle of the log, and publishes no window that began before it",
         )
+    if found.held:
+        yield _said(
+            "Held back",
+            f"{found.held:,} records lie behind a transaction that is open, and cannot be read before it ends "
+            "(`kafka-transactions.sh find-hanging`)",
+            "bold red",
+        )
     for lost in found.lost[:MOST]:
         yield _said(
             "Lost",

@@ -11,6 +11,7 @@ from driftline.streams.fold import sent_at
 from driftline.streams.health import Health
 from driftline.streams.runtime.stall import StallWatch
 
+HELD_S = 60.0  # what clients give their transactions by default; a longer one is likely forgotten
 STALL_S = 120.0  # well above a rebalance and what aiokafka's own retries take
 
 
@@ -25,6 +26,7 @@ class LagWatch:
         self._stall: StallWatch[TopicPartition] = StallWatch()
         self._newest_ms: dict[TopicPartition, int] = {}
         self._reported: set[TopicPartition] = set()
+        self._held: dict[TopicPartition, tuple[int, float]] = {}  # where it ends for us, and since when
 
     def taken(self, tp: TopicPartition, timestamp_ms: int) -> None:
         """The Kafka timestamp of the newest record taken."""
@@ -40,13 +42,16 @@ class LagWatch:
         positions: Mapping[TopicPartition, int],
         ends: Mapping[TopicPartition, int],
         working: Collection[TopicPartition],
+        written: Mapping[TopicPartition, int] | None = None,
     ) -> None:
         """`positions`: the next offset to take, of every partition that is ours; `ends`: the offset after the last
-        record; `working`: those of which something is being worked on, so that standing still means nothing.
+        record that may be taken; `working`: those of which something is being worked on, so that standing still means
+        nothing; `written`: the offset after the last record, taken back or not: more where a transaction is open.
 
         :raises RetryableError: a partition stands still for so long that only a restart helps.
         """
         self._report(positions, ends)
+        self._hold({tp: (written or ends).get(tp, end) - end for tp, end in ends.items()}, ends)
         self._judge(self._stall.look(self._clock.monotonic(), positions, ends, working), positions, ends)
 
     def _report(self, positions: Mapping[TopicPartition, int], ends: Mapping[TopicPartition, int]) -> None:
@@ -65,6 +70,29 @@ class LagWatch:
             else:
                 continue  # nothing taken since the start: how old the backlog is, is not known yet
             metrics.LAG_SECONDS.labels(self._label(tp), tp.topic, tp.partition).set(seconds)
+
+    def _hold(self, held: Mapping[TopicPartition, int], ends: Mapping[TopicPartition, int]) -> None:
+        now, before = self._clock.monotonic(), self._held
+        self._held = {}
+        for tp, records in held.items():
+            metrics.HELD_BACK.labels(self._label(tp), tp.topic, tp.partition).set(max(0, records))
+            if records > 0:
+                end, since = before.get(tp, (ends[tp], now))
+                self._held[tp] = ends[tp], since if end == ends[tp] else now
+        key = f"transaction.{self.name}"
+        long = [tp for tp, (_, since) in self._held.items() if now - since >= HELD_S]
+        if not long:
+            self._health.right(key)
+            return
+        tp = max(long, key=lambda tp: held[tp])
+        self._health.wrong(
+            key,
+            f"{held[tp]} records of {tp.topic}[{tp.partition}], from offset {ends[tp]} on, are held back by a "
+            f"transaction that has been open for {now - self._held[tp][1]:.0f} s or more; {len(long)} partitions are",
+            "end the producer's transaction; `kafka-transactions.sh find-hanging` names those that nobody ends, "
+            f"`kafka-transactions.sh abort --topic {tp.topic} --partition {tp.partition} --start-offset {ends[tp]}` "
+            "ends one",
+        )
 
     def _judge(
         self,

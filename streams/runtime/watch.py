@@ -31,7 +31,11 @@ class Watched(Protocol):
         """The next offset to take: of those that work the one after the last that is done, of the others the one that
         is asked for next (after the last record there may be offsets without one: a transaction's marker, say)."""
 
-    async def ends(self, owned: Collection[TopicPartition]) -> Mapping[TopicPartition, int]: ...
+    async def ends(self, owned: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
+        """The offsets after the last records that may be taken."""
+
+    async def written(self, owned: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
+        """The offsets after the last records, those of open transactions and behind them too; where known."""
 
 
 async def watch(watched: Watched, lag: LagWatch, health: Health, kafka: KafkaConfig) -> None:
@@ -46,6 +50,7 @@ async def watch(watched: Watched, lag: LagWatch, health: Health, kafka: KafkaCon
         try:
             async with asyncio.timeout(kafka.request_timeout_s):
                 ends = await watched.ends(owned) if owned else {}
+                written = await watched.written(owned) if owned and kafka.idempotent else {}
                 positions = {tp: await watched.position(tp) for tp in owned}
         except IllegalStateError as error:  # a rebalance has begun meanwhile
             logger.debug("Positions of %s are not known: %r.", lag.name, error)
@@ -55,7 +60,7 @@ async def watch(watched: Watched, lag: LagWatch, health: Health, kafka: KafkaCon
             lag.blind()
         else:
             health.right(key)
-            lag.look(positions, ends, watched.working())
+            lag.look(positions, ends, watched.working(), written)
 
 
 def kafka_away(kafka: KafkaConfig, error: BaseException | None = None) -> tuple[str, str]:
@@ -116,3 +121,7 @@ class ConsumerWatch:
     async def ends(self, owned: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
         ends: Mapping[TopicPartition, int] = await self._consumer.end_offsets(list(owned))
         return ends
+
+    async def written(self, owned: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
+        told = {tp: self._consumer.highwater(tp) for tp in self._consumer.assignment() & set(owned)}
+        return {tp: end for tp, end in told.items() if end is not None}

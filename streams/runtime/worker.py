@@ -311,8 +311,8 @@ class FaustRole:
         return partitions
 
     @asynccontextmanager
-    async def _reader(self) -> AsyncIterator[AIOKafkaConsumer]:
-        consumer = AIOKafkaConsumer(**self._config.reader_options())
+    async def _reader(self, **options: str) -> AsyncIterator[AIOKafkaConsumer]:
+        consumer = AIOKafkaConsumer(**{**self._config.reader_options(), **options})
         try:
             await consumer.start()
             yield consumer
@@ -387,6 +387,11 @@ class FaustRole:
 
     async def ends(self, owned: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
         async with self._reader() as reader:  # a new one each time: the consumer itself may be what hangs
+            ends: Mapping[TopicPartition, int] = await reader.end_offsets(list(owned))
+        return ends
+
+    async def written(self, owned: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
+        async with self._reader(isolation_level="read_uncommitted") as reader:
             ends: Mapping[TopicPartition, int] = await reader.end_offsets(list(owned))
         return ends
 

@@ -7,7 +7,7 @@ from prometheus_client import REGISTRY
 from driftline.schemas.clock import ManualClock
 from driftline.schemas.errors import RetryableError
 from driftline.streams.health import Health
-from driftline.streams.runtime.lag import STALL_S, LagWatch
+from driftline.streams.runtime.lag import HELD_S, STALL_S, LagWatch
 
 NOW_US = 1_700_000_000_000_000
 GARBAGE = (-1, 0, 2**62, -(2**63), NOW_US // 1_000_000, NOW_US, NOW_US * 1_000)  # seconds, micro-, nanoseconds
@@ -39,6 +39,24 @@ def test_lag_is_records_and_the_age_of_the_newest_taken() -> None:
     bench.clock.advance(60)
     bench.look(7, 7)
     assert (bench.metric("records"), bench.metric("seconds")) == (0, 0)
+
+
+def test_records_behind_an_open_transaction_are_told_once_it_stands_for_long() -> None:
+    bench = Bench("lag9")
+
+    def look(end: int, written: int) -> list[str]:
+        bench.clock.advance(HELD_S / 2)
+        bench.lag.look({bench.here: end}, {bench.here: end}, [], {bench.here: written})
+        return [problem.what for problem in bench.health.problems]
+
+    assert [look(end, end + 3) for end in (4, 7, 10, 13)] == [[]] * 4, "transactions that end are no problem"
+    assert look(13, 33) == []
+    (told,) = look(13, 33)
+    assert "20 records of topic[2], from offset 13 on, are held back by a transaction" in told
+    labels = {"consumer": "lag9", "topic": "topic", "partition": "2"}
+    assert REGISTRY.get_sample_value("driftline_held_back_records", labels) == 20
+    assert look(33, 33) == []
+    assert REGISTRY.get_sample_value("driftline_held_back_records", labels) == 0
 
 
 def test_a_partition_that_moved_away_is_not_reported_any_more() -> None:

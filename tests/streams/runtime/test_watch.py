@@ -34,6 +34,9 @@ class Consumer:
     async def position(self, tp: TopicPartition) -> int:
         return self.at
 
+    def highwater(self, tp: TopicPartition) -> int | None:
+        return None
+
     async def end_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
         self.looks += 1
         if self.error is not None:

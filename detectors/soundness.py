@@ -30,6 +30,7 @@ ITEMS = 100_000  # of a list
 CELLS = 2**20  # of an array
 TEXT = 4_000  # characters
 DIMENSIONS = 4_096  # of a vector: no embedding model in use has more
+CATEGORIES = 200  # told apart, twice the most of the settings
 SCALES = 32  # of embedding_drift, which has five
 _UNITS = 64  # of one tick in the trial
 _NUMBERS = 2**15  # in the vectors of one tick in the trial, so that it is short whatever their dimension
@@ -143,6 +144,7 @@ def _(baseline: MeanBaseline) -> Iterator[str]:
 def _(baseline: CategoriesBaseline) -> Iterator[str]:
     yield from _scalar(baseline)
     codes, counts = baseline.codes, baseline.counts
+    yield from _within("categories", len(codes), 0, CATEGORIES)
     if not len(codes) == len(counts) == len(baseline.names):
         yield f"it has {len(codes)} categories, {len(counts)} counts and {len(baseline.names)} names"
     if len({*codes, *baseline.rare}) != len(codes) + len(baseline.rare):

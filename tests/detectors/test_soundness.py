@@ -188,6 +188,7 @@ def test_scales_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("name", "changes", "problem"),
     [
+        ("finish_reason", {"codes": list(range(201))}, "categories is 201, not within"),
         ("embedding_drift", {"mu": np.zeros(4_097)}, "features is 4097, not within"),
         ("embedding_drift", {"spectrum": np.ones(D + 1)}, "longer than its mean"),
         ("embedding_witness", {"directions": np.zeros((D + 1, D)), "variances": np.ones(D + 1)}, "directions is"),

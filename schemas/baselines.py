@@ -4,6 +4,8 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from driftline.schemas.columns import Count, Revision, Time
+
 Guarantee: TypeAlias = Literal["stated", "approximate", "none"]
 
 
@@ -16,17 +18,17 @@ class Baseline(msgspec.Struct, tag="baseline", tag_field="type", kw_only=True, g
     component: str  # what of the app: a score's name, "prompt" or "response", "" where there is one only
     state: Literal["active", "refused"]  # refused: `note` says why, and what was in force stays
     source: Literal["learned", "fitted"]  # from the stream, or by `driftline baseline fit`
-    at: int  # when it came into force, or was refused
-    revision: int
+    at: Time  # when it came into force, or was refused
+    revision: Revision
     releases: list[str]  # whose traffic it was made of; this and the following as far as they are known
     models: list[str]
     prompt_versions: list[str]
     embed_model: str
     judges: list[str]  # judge model and rubric version
-    from_ts: int  # of the traffic
-    to_ts: int
-    fitted_at: int
-    n: int  # units of evidence
+    from_ts: Time  # of the traffic
+    to_ts: Time
+    fitted_at: Time
+    n: Count  # units of evidence
     guarantee: Guarantee
     summary: dict[str, float]  # its numbers, for people
     config: str  # a hash of the settings that it depends on: under others it is refused

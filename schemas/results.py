@@ -5,12 +5,14 @@ copy made after a crash is identical and every consumer may drop repeats: of two
 Times are microseconds since the Unix epoch, UTC.
 """
 
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
+from msgspec import Meta
 
 from driftline.schemas.baselines import Baseline as Baseline
 from driftline.schemas.baselines import Guarantee as Guarantee
+from driftline.schemas.columns import Count, Revision, Time, Unsigned32
 from driftline.schemas.events import BaselineSet, Release, Tick
 from driftline.schemas.topics import Topics
 
@@ -20,7 +22,7 @@ Severity: TypeAlias = Literal["critical", "error", "warning", "info"]
 class Quantiles(msgspec.Struct, frozen=True, gc=False):
     """Quantiles within 1 % relative error (DDSketch), with the count and exact sum they summarise."""
 
-    count: int
+    count: Count
     sum: float
     p50: float
     p95: float
@@ -28,7 +30,7 @@ class Quantiles(msgspec.Struct, frozen=True, gc=False):
 
 
 class ScoreStats(msgspec.Struct, frozen=True, gc=False):
-    count: int
+    count: Count
     mean: float
 
 
@@ -39,21 +41,21 @@ class WindowStats(msgspec.Struct, tag="window", tag_field="type", kw_only=True, 
     app: str
     release: str
     model: str
-    start: int
-    size_s: int
-    revision: int
-    requests: int
-    errors: int
-    errors_by_type: dict[str, int]
+    start: Time
+    size_s: Unsigned32
+    revision: Revision
+    requests: Count
+    errors: Count
+    errors_by_type: dict[str, Count]
     latency_ms: Quantiles | None  # None: no event of the window carried it
     ttft_ms: Quantiles | None
-    input_tokens: int
-    output_tokens: int
-    cache_read_input_tokens: int
+    input_tokens: Count
+    output_tokens: Count
+    cache_read_input_tokens: Count
     cost_usd: float | None  # None: not one request could be priced
-    unpriced: int  # requests without a cost: unknown model, or no token counts
+    unpriced: Count  # requests without a cost: unknown model, or no token counts
     scores: dict[str, ScoreStats]
-    late: int  # events that corrected the window after it had closed
+    late: Count  # events that corrected the window after it had closed
 
 
 LeftOutReason: TypeAlias = Literal["too_late", "ahead_of_time", "incomplete"]
@@ -69,11 +71,11 @@ class LeftOut(msgspec.Struct, tag="left_out", tag_field="type", kw_only=True, gc
     app: str
     kind: Literal["trace", "score"]
     reason: LeftOutReason
-    start: int  # of the window they belong to
-    size_s: int
-    tick: int  # the tick that says so
-    revision: int
-    events: int
+    start: Time  # of the window they belong to
+    size_s: Unsigned32
+    tick: Time  # the tick that says so
+    revision: Revision
+    events: Count
 
 
 EvidenceState: TypeAlias = Literal["ok", "alarm", "recovering", "insufficient_reference", "stale"]
@@ -88,8 +90,8 @@ class Evidence(msgspec.Struct, tag="evidence", tag_field="type", kw_only=True, g
     release: str
     detector: str  # such as error_rate, latency_p99, finish_reason, quality, embedding_drift
     component: str  # what of the stream: a score's name, "prompt" or "response", "" where there is one only
-    ts: int
-    revision: int
+    ts: Time
+    revision: Revision
     state: EvidenceState
     log_e: float | None  # natural log of the e-process; None for tests that are not e-processes
     log_p: float | None
@@ -99,12 +101,12 @@ class Evidence(msgspec.Struct, tag="evidence", tag_field="type", kw_only=True, g
     effect: float | None  # value relative to baseline: 0.1 is 10 % above
     effect_low: float | None
     effect_high: float | None
-    n_events: int
-    n_units: int
-    n_not_scored: int
+    n_events: Count
+    n_units: Count
+    n_not_scored: Count
     guarantee: Guarantee
     baseline_id: str
-    since: int | None  # when the change began, for alarms
+    since: Time | None  # when the change began, for alarms
     note: str = ""
 
 
@@ -119,12 +121,12 @@ class Alert(msgspec.Struct, tag="alert", tag_field="type", kw_only=True, gc=Fals
     component: str
     state: Literal["firing", "resolved"]
     severity: Severity
-    episode: int
-    ts: int  # of this transition
-    since: int  # when the change began
-    fired_at: int
-    resolved_at: int | None
-    revision: int
+    episode: Count
+    ts: Time  # of this transition
+    since: Time  # when the change began
+    fired_at: Time
+    resolved_at: Time | None
+    revision: Revision
     summary: str  # one line: what moved and by how much
     description: str
     action: str  # what to do
@@ -133,7 +135,7 @@ class Alert(msgspec.Struct, tag="alert", tag_field="type", kw_only=True, gc=Fals
     effect: float | None
     effect_low: float | None
     effect_high: float | None
-    n_events: int
+    n_events: Count
     false_alarms: str  # how often such an alert is expected without a cause
     contributors: list[str]
     labels: dict[str, str]
@@ -148,15 +150,15 @@ class RollbackSignal(msgspec.Struct, tag="rollback", tag_field="type", kw_only=T
     app: str
     release: str  # the canary to take out of traffic
     stable: str  # the release to return to
-    decided_at: int
-    revision: int
+    decided_at: Time
+    revision: Revision
     reason: str
     log_e: dict[str, float]  # natural log of each metric's e-process for harm
     weights: dict[str, float]
     log_e_total: float
     threshold: float  # of log_e_total
     alpha: float  # the probability of rolling back a canary that is not worse
-    counts: dict[str, int]
+    counts: dict[str, Count]
     effects: dict[str, float]  # canary minus stable, per metric, in the metric's unit
     share: float
 
@@ -169,12 +171,12 @@ class BreakerSignal(msgspec.Struct, tag="breaker", tag_field="type", kw_only=Tru
     provider: str
     model: str
     state: Literal["open", "half_open", "closed"]
-    at: int
-    revision: int
+    at: Time
+    revision: Revision
     reason: str
     probe_share: float
-    requests: int
-    errors: int
+    requests: Count
+    errors: Count
 
 
 class Progress(msgspec.Struct, tag="progress", tag_field="type", kw_only=True, gc=False):
@@ -223,15 +225,15 @@ class DeadLetter(msgspec.Struct, tag="dead_letter", tag_field="type", kw_only=Tr
 
     id: str
     topic: str
-    partition: int
-    offset: int
-    index: int  # within the record's array; -1: the whole record
+    partition: Unsigned32
+    offset: Count
+    index: Annotated[int, Meta(ge=-1, le=2**31 - 1)]  # within the record's array; -1: the whole record
     reason: str
     raw: bytes  # base64 in JSON; of several elements an array of them
     key: bytes | None = None
-    count: int = 1  # elements that it stands for: a record with very many has one letter for all after the first ones
+    count: Count = 1  # elements that it stands for: a record with very many has one letter for all after the first ones
     role: str = ""  # the role that goes on without it; empty: it could not be stored, and so is nowhere else
-    until: int = 0  # what retention deleted before the role had read it: the records from `offset` to before this one
+    until: Count = 0  # what retention deleted before the role had read it: the records from `offset` to before this one
 
 
 Result: TypeAlias = WindowStats | LeftOut | Evidence | Alert | RollbackSignal | BreakerSignal | Baseline

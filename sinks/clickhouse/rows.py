@@ -3,8 +3,8 @@
 An event is decoded straight into its row: the event's own fields, and those that only the table has. A batch of rows
 is then encoded as lines of JSON.
 
-Timestamps become strings of microseconds. ClickHouse reads a string of at least ten digits in a DateTime64(6) column as
-a number of microseconds, in every version; a bare number means microseconds before version 26.7 and seconds after it.
+Timestamps become strings of microseconds. ClickHouse reads a string of sixteen digits in a DateTime64(6) column as a
+number of microseconds, in every version; a bare number means microseconds before version 26.7 and seconds after it.
 """
 
 from collections.abc import Sequence

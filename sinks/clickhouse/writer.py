@@ -1,9 +1,11 @@
 """Rows into ClickHouse: one insert per table and batch, tried until it is acknowledged."""
 
+import asyncio
 import logging
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import NamedTuple, Self, TypeAlias
+from uuid import uuid4
 
 import cramjam
 from clickhouse_connect.driver.asyncclient import AsyncClient
@@ -18,7 +20,7 @@ from driftline.sinks.clickhouse.config import ClickHouseConfig
 from driftline.sinks.clickhouse.errors import classify, is_missing
 from driftline.sinks.clickhouse.migrate import check, migrate
 from driftline.sinks.clickhouse.rows import Row, encode_rows
-from driftline.sinks.clickhouse.tables import tell
+from driftline.sinks.clickhouse.tables import made, tell
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +43,7 @@ _COMPRESS: dict[str, Callable[[bytes], bytes]] = {  # one frame per chunk
     "zstd": lambda data: bytes(cramjam.zstd.compress(data, 1)),
 }
 TOLD = 2_000  # characters of an error in a log line: ClickHouse quotes the row in it
+LOOKED_S = 5.0  # so long one look at the tables holds while rows are halved: each takes a good part of a second
 _ROWS_PER_CHUNK = 256  # about as much as a socket takes at once
 
 
@@ -76,6 +79,7 @@ class Writer:
         self._on_failure = on_failure
         self._refusal_limit = refusal_limit
         self._refusals: Counter[str] = Counter()  # in a row, by table
+        self._sound_at: dict[str, float] = {}  # when a table was last seen as the migrations made it
 
     @classmethod
     async def open(cls, config: ClickHouseConfig, on_failure: OnFailure | None = None, refusal_limit: int = 0) -> Self:
@@ -97,8 +101,8 @@ class Writer:
         """Returns when every row is in the table or refused; waits for as long as ClickHouse is not able to.
 
         What is refused is halved until single rows are left. Large pieces go first, so that rows which can be taken are
-        found before many that can't. A row is refused when it was so twice, and the table as the migrations made it in
-        between: while somebody has altered that, every row waits.
+        found before many that can't. A row is refused when it was so twice, and the table as the migrations made it
+        after that: while somebody has altered it, every row waits.
 
         :raises PermanentError: the table takes nothing at all.
         """
@@ -113,7 +117,7 @@ class Writer:
                 del self._refusals[table]
             except PermanentError as error:
                 if not taken:
-                    self._count_refusal(table, error)
+                    await self._count_refusal(table, rows[start:end], error)
                 if len(rows) == 1 and not tried:
                     pieces.append((start, end))
                 elif end - start == 1:
@@ -122,47 +126,93 @@ class Writer:
                     middle = (start + end) // 2
                     pieces += [(start, middle), (middle, end)]
                 tried = True
+            if not pieces and refused and await self._was_altered(table):
+                pieces += [(row.position, row.position + 1) for row in refused]
+                refused.clear()
         return sorted(refused)
 
-    def _count_refusal(self, table: str, error: PermanentError) -> None:
+    async def _count_refusal(self, table: str, rows: Sequence[Row], error: PermanentError) -> None:
         self._refusals[table] += 1
-        if self._refusals[table] == self._refusal_limit:
-            raise PermanentError(
-                f"ClickHouse has refused {self._refusals[table]} inserts into {table} in a row and taken none: the "
-                f"table, or the user's rights, are not what this Driftline expects. The last reason: {error} "
-                "Correct that and start again; nothing is lost, rows wait in Kafka. To send what is refused to the "
-                "dead letters all the same, set archive.poison_limit to 0"
-            ) from error
+        if self._refusals[table] != self._refusal_limit:
+            return
+        if await self._do_not_fit(table, rows):
+            del self._refusals[table]
+            return
+        raise PermanentError(
+            f"ClickHouse has refused {self._refusals[table]} inserts into {table} in a row and taken none: the "
+            f"table, or the user's rights, are not what this Driftline expects. The last reason: {error} "
+            "Correct that and start again; nothing is lost, rows wait in Kafka. To send what is refused to the "
+            "dead letters all the same, set archive.poison_limit to 0"
+        ) from error
+
+    async def _do_not_fit(self, table: str, rows: Sequence[Row]) -> bool:
+        """Whether columns as the migrations made them refuse these rows too, without anything that somebody has put
+        onto the table."""
+        columns = ", ".join(f"`{column.name}` {column.type}" for column in made()[table].columns)
+        trial = f"trial_{uuid4().hex}"
+        try:
+            await self._client.command(f"CREATE TABLE {trial} ({columns}) ENGINE = Memory")
+            try:
+                await self._send(trial, rows)
+            finally:
+                await self._client.command(f"DROP TABLE {trial}")
+        except ClickHouseError as error:
+            return isinstance(classify(error), PermanentError)
+        return False
 
     async def _insert(self, table: str, rows: Sequence[Row]) -> None:
-        compression = None if self._config.compression == "none" else self._config.compression
-        compress = _COMPRESS[self._config.compression]
         async for attempt in _retrying(self._config, f"insert {len(rows)} rows into {table}", self._on_failure):
             with attempt:
                 try:
-                    await self._client.raw_insert(
-                        table,
-                        insert_block=_body(rows, compress),
-                        fmt="JSONEachRow",
-                        settings=_SETTINGS,
-                        compression=compression,
-                    )
+                    await self._send(table, rows)
                 except ClickHouseError as error:
                     raise await self._known(table, error) from error
+
+    async def _send(self, into: str, rows: Sequence[Row]) -> None:
+        compression = None if self._config.compression == "none" else self._config.compression
+        await self._client.raw_insert(
+            into,
+            insert_block=_body(rows, _COMPRESS[self._config.compression]),
+            fmt="JSONEachRow",
+            settings=_SETTINGS,
+            compression=compression,
+        )
 
     async def _known(self, table: str, error: ClickHouseError) -> DriftlineError:
         """A row is at fault only where its table is as the migrations made it."""
         known = classify(error)
-        if not isinstance(known, PermanentError) and not is_missing(error):
+        if isinstance(known, PermanentError):
+            sound_at = self._sound_at.get(table)
+            if sound_at is not None and asyncio.get_running_loop().time() - sound_at < LOOKED_S:
+                return known
+        elif not is_missing(error):
             return known
+        return await self._fault(table, str(known)) or known
+
+    async def _was_altered(self, table: str) -> bool:
+        """Whether the table is otherwise than the migrations made it; returns when it is so again."""
+        altered = False
+        async for attempt in _retrying(self._config, f"insert rows into {table}", self._on_failure):
+            with attempt:
+                fault = await self._fault(table, "ClickHouse does not say how its tables are")
+                if fault is not None:
+                    altered = True
+                    raise fault
+        return altered
+
+    async def _fault(self, table: str, otherwise: str) -> RetryableError | None:
+        """What is wrong with the table; `otherwise`: what to say where nobody can tell now."""
         try:
             found = await abandonable(check, self._config)
         except ConfigError as journal:
             return TablesAltered(str(journal))
-        except RetryableError:  # nobody can tell now
-            return RetryableError(str(known))
+        except RetryableError:
+            return RetryableError(otherwise)
         altered = [difference for difference in found.differences if difference.table == table]
-        return TablesAltered(tell(altered)) if altered else known
+        if altered:
+            return TablesAltered(tell(altered))
+        self._sound_at[table] = asyncio.get_running_loop().time()
+        return None
 
 
 async def _body(rows: Sequence[Row], compress: Callable[[bytes], bytes]) -> AsyncIterator[bytes]:

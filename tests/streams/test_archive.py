@@ -8,6 +8,7 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
+import msgspec
 import pytest
 from aiokafka import TopicPartition
 from prometheus_client import REGISTRY
@@ -17,7 +18,7 @@ from driftline.schemas.codec import Reject, decode, encode, encode_event, encode
 from driftline.schemas.errors import DriftlineError
 from driftline.schemas.events import BaselineSet, Release, Score, Tick, Trace
 from driftline.schemas.ids import stable_id
-from driftline.schemas.results import Baseline, DeadLetter
+from driftline.schemas.results import Alert, Baseline, DeadLetter
 from driftline.schemas.topics import LARGE, Topics
 from driftline.sinks.clickhouse.config import ClickHouseConfig
 from driftline.sinks.clickhouse.embedded import EmbeddedServer
@@ -301,6 +302,20 @@ def execute(clickhouse: ClickHouseConfig, sql: str) -> None:
 
     with connect(clickhouse) as client:
         client.command(sql)
+
+
+@pytest.mark.parametrize("since", [0, -1, 10**9, 10**16, 2**63])
+def test_thousands_of_results_that_no_column_holds_are_letters_and_no_rows(since: int) -> None:
+    topics = Topics()
+    batch = Batch(topics, FixedPrice(), PoisonWatch(1_000))
+    alert = next(result for result in FULL if isinstance(result, Alert))
+    records = [
+        replace(record(offset, value=encode(msgspec.structs.replace(alert, since=since))), topic=topics.alerts)
+        for offset in range(3_000)
+    ]
+    batch.add(TopicPartition(topics.alerts, 0), records)
+    assert (len(batch.letters), batch.rows) == (3_000, {})
+    assert "$.since" in batch.letters[0].reason
 
 
 def test_a_record_of_a_million_bad_elements_is_a_hundred_letters_and_one_that_counts_the_rest() -> None:

@@ -1,6 +1,7 @@
 """Every event and every result comes back from ClickHouse as it went in."""
 
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import driftline.schemas
-from driftline.schemas.codec import decode_events, encode
+from driftline.schemas.codec import DecodeError, decode, decode_events, encode
+from driftline.schemas.columns import FIRST_TIME, LAST_TIME
 from driftline.schemas.events import CONTROLS, EARLIEST_TS, LATEST_TS, Release, Score, Trace
 from driftline.schemas.results import RESULT_TYPES, DeadLetter, Progress, Quantiles, Result
 from driftline.sinks.clickhouse.client import connect
@@ -93,6 +95,60 @@ def test_results(tables: ClickHouseConfig, result: Result | DeadLetter) -> None:
         if name in expected and expected[name] is None:
             expected[name] = msgspec.to_builtins(Quantiles(0, 0.0, None, None, None))  # type: ignore[arg-type]  # NULL
     assert {name: row[name] for name in expected} == expected
+
+
+def whole_numbers(type_: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], msgspec.inspect.IntType]]:
+    """Where a result holds them, and how large they may be."""
+    match type_:
+        case msgspec.inspect.IntType():
+            yield path, type_
+        case msgspec.inspect.UnionType(types=types):
+            for inner in types:
+                yield from whole_numbers(inner, path)
+        case msgspec.inspect.StructType(fields=fields):
+            for field in fields:
+                yield from whole_numbers(field.type, (*path, field.encode_name))
+        case msgspec.inspect.DictType(value_type=value):
+            yield from whole_numbers(value, (*path, "a key"))
+
+
+@pytest.mark.parametrize("result", FULL, ids=lambda result: type(result).__name__)
+def test_what_columns_cannot_hold_is_no_result(tables: ClickHouseConfig, result: Result | DeadLetter) -> None:
+    """Else ClickHouse refuses the row, and thousands of them one by one."""
+    found = list(whole_numbers(msgspec.inspect.type_info(type(result))))
+    assert found
+    rows = []
+    for path, bounds in found:
+        assert bounds.ge is not None, path
+        assert bounds.le is not None, path
+        for number in (bounds.ge, bounds.le):
+            rows.append(result_row(decode(with_number(result, path, number), type(result)), 41))
+        for number in (bounds.ge - 1, bounds.le + 1, 10**30, -(10**30)):
+            with pytest.raises(DecodeError):
+                decode(with_number(result, path, number), type(result))
+    with connect(tables) as client:
+        table = rows[0][0]
+        client.raw_insert(
+            table,
+            insert_block=encode_rows([row for _, row in rows]),
+            fmt="JSONEachRow",
+            settings={**STRICT, "optimize_on_insert": 0},
+        )
+        times = [name for name, value in rows[0][1].items() if isinstance(value, str) and value.isdigit()]  # type: ignore[union-attr]
+        for name in times:
+            low, high = client.query(
+                f"SELECT toUnixTimestamp64Micro(min({name})), toUnixTimestamp64Micro(max({name})) FROM {table}"
+            ).result_rows[0]
+            assert (low, high) == (FIRST_TIME, LAST_TIME)
+
+
+def with_number(result: Result | DeadLetter, path: tuple[str, ...], number: int) -> bytes:
+    plain = msgspec.to_builtins(result)
+    inner = plain
+    for name in path[:-1]:
+        inner = inner[name] if name != "a key" else next(iter(inner.values()))
+    inner[path[-1]] = number
+    return json.dumps(plain).encode()
 
 
 def test_every_field_of_every_type_is_a_column(tables: ClickHouseConfig) -> None:

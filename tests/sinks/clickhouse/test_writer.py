@@ -9,7 +9,7 @@ from clickhouse_connect.driver.exceptions import DatabaseError
 from driftline.schemas.errors import ConfigError, PermanentError
 from driftline.sinks.clickhouse.client import connect
 from driftline.sinks.clickhouse.config import ClickHouseConfig
-from driftline.sinks.clickhouse.migrate import migrate
+from driftline.sinks.clickhouse.migrate import Check, check, migrate
 from driftline.sinks.clickhouse.rows import TRACES, Row, TraceRow, complete_row
 from driftline.sinks.clickhouse.writer import TablesAltered, Writer
 
@@ -70,17 +70,56 @@ async def test_refused_rows_are_found_and_the_others_kept(
     assert query(tables, "SELECT count() FROM traces") == [(1000 - len(bad),)]
 
 
-async def test_a_table_that_takes_nothing_stops_the_insert(tables: ClickHouseConfig) -> None:
-    writer = await Writer.open(tables, refusal_limit=20)
-    bad = {"app": "a", "ts": "yesterday"}
+async def test_a_table_that_takes_nothing_stops_the_insert(clickhouse: ClickHouseConfig) -> None:
+    writer = await Writer.open(clickhouse, refusal_limit=20)
+    with connect(clickhouse) as client:
+        client.command("ALTER TABLE traces_raw ADD CONSTRAINT mine CHECK environment = 'mine'")
     try:
-        refused = await writer.insert(TRACES, [*[bad] * 40, *(row(n) for n in range(60))])  # the rows are at fault
-        assert len(refused) == 40
-        assert len(await writer.insert(TRACES, [bad] * 5)) == 5
+        assert len(await writer.insert(TRACES, [row(0, environment="mine"), *(row(n) for n in range(1, 20))])) == 19
+        assert len(await writer.insert(TRACES, [row(n) for n in range(5)])) == 5
         with pytest.raises(PermanentError, match=r"(?s)refused 20 inserts into .*traces_raw.* archive\.poison_limit"):
-            await writer.insert(TRACES, [bad] * 64)
+            await writer.insert(TRACES, [row(n) for n in range(64)])
     finally:
         await writer.close()
+
+
+async def test_however_many_rows_no_column_holds_the_table_is_not_at_fault_and_seldom_looked_at(
+    tables: ClickHouseConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+
+    def look(config: ClickHouseConfig) -> Check:
+        nonlocal looks
+        looks += 1
+        return check(config)
+
+    monkeypatch.setattr("driftline.sinks.clickhouse.writer.check", look)
+    monkeypatch.setattr("driftline.sinks.clickhouse.writer.LOOKED_S", 3600.0)
+    writer = await Writer.open(tables, refusal_limit=30)
+    bad = {"app": "a", "ts": "yesterday"}
+    assert len(await writer.insert(TRACES, [*[bad] * 50, row(0), *[bad] * 50])) == 100
+    assert len(await writer.insert(TRACES, [bad] * 60)) == 60
+    assert looks == 3  # at the first refusal, and once for each batch before its rows are given up
+    await writer.close()
+    assert query(tables, "SELECT count() FROM traces") == [(1,)]
+    assert query(tables, "SELECT count() FROM system.tables WHERE startsWith(name, 'trial_')") == [(0,)]
+
+
+async def test_rows_refused_by_a_table_that_is_altered_while_they_are_halved_are_tried_again(
+    clickhouse: ClickHouseConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = asyncio.Queue[BaseException]()
+    writer = await Writer.open(clickhouse, lambda _, error: told.put_nowait(error))
+    monkeypatch.setattr("driftline.sinks.clickhouse.writer.LOOKED_S", 3600.0)
+    assert len(await writer.insert(TRACES, [{"app": "a", "ts": "yesterday"}])) == 1  # the table was looked at
+    with connect(clickhouse) as client:
+        client.command("ALTER TABLE traces_raw MODIFY COLUMN user_id UInt64")
+        insert = asyncio.create_task(writer.insert(TRACES, [row(n, user_id="who") for n in range(8)]))
+        assert isinstance(await told.get(), TablesAltered)
+        client.command("ALTER TABLE traces_raw MODIFY COLUMN user_id String")
+    assert await insert == []
+    await writer.close()
+    assert query(clickhouse, "SELECT count() FROM traces") == [(8,)]
 
 
 async def test_a_field_without_a_column_is_no_row(tables: ClickHouseConfig, writer: Writer) -> None:

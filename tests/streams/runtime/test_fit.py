@@ -16,7 +16,7 @@ TOPICS = Topics("t")
 
 def window(errors: dict[str, int], scores: dict[str, ScoreStats]) -> WindowStats:
     return WindowStats(
-        id="w", app="bot", release="v1", model="m", start=0, size_s=60, revision=1, requests=9, errors=9,
+        id="w", app="bot", release="v1", model="m", start=10**15, size_s=60, revision=1, requests=9, errors=9,
         errors_by_type=errors, latency_ms=None, ttft_ms=None, input_tokens=0, output_tokens=0,
         cache_read_input_tokens=0, cost_usd=None, unpriced=9, scores=scores, late=0,
     )  # fmt: skip
@@ -47,7 +47,7 @@ def test_maps_keep_their_largest_and_still_add_up() -> None:
 @pytest.mark.parametrize("limit", [300_000, 20_000, 3_000])
 def test_texts_say_how_long_they_were(limit: int) -> None:
     evidence = Evidence(
-        id="e" * 64, app="bot", release="v1", detector="d", component="", ts=0, revision=1, state="ok", log_e=None,
+        id="e" * 64, app="bot", release="v1", detector="d", component="", ts=10**15, revision=1, state="ok", log_e=None,
         log_p=None, threshold=1, value=None, baseline=None, effect=None, effect_low=None, effect_high=None, n_events=0,
         n_units=0, n_not_scored=0, guarantee="none", baseline_id="b" * 64, since=None, note="x" * 500_000,
     )  # fmt: skip

@@ -1,13 +1,20 @@
-"""Tells /healthz where the time of the log and the clock here are far apart. No I/O."""
+"""The clock here and the time of the log: what a tick says of the one, and where the two are far apart, for /healthz.
+No I/O."""
 
 from collections.abc import Mapping
 
 from driftline.schemas.clock import utc
-from driftline.schemas.events import MICROSECONDS
+from driftline.schemas.events import EARLIEST_TS, LATEST_TS, MICROSECONDS
 from driftline.streams.health import Health
 
 APART_S = 60.0  # a tick comes each second, and is absorbed within another: neither clocks nor backlogs are far off
 LASTS_S = 30.0  # catching up after a start is over by then, mostly
+
+
+def within(now: int) -> int:
+    """What a live tick says of the clock here: the time, or the nearest that an event may have. The broker's counts in
+    its place, so that a machine that boots in 1970 closes windows all the same."""
+    return min(max(now, EARLIEST_TS), LATEST_TS)
 
 
 class TimeWatch:
@@ -24,11 +31,21 @@ class TimeWatch:
             self._health.right(self._key(number))
         self._looked_at = set(watermarks)
         for number, watermark in watermarks.items():
-            apart = 0.0 if watermark is None else (watermark - now) / MICROSECONDS
-            if watermark is None or abs(apart) < APART_S:
+            where = f"{self._topic}[{number}]"
+            if watermark is None:
+                self._health.wrong(
+                    self._key(number),
+                    f"{where} has brought no tick yet, though one is sent each second: windows and detectors wait",
+                    "it has a long log to take first (`driftline status` shows its lag), or the ticks are refused: "
+                    "`driftline dlq ls` says why",
+                    after_s=LASTS_S,
+                )
+                continue
+            apart = (watermark - now) / MICROSECONDS
+            if abs(apart) < APART_S:
                 self._health.right(self._key(number))
                 continue
-            where, at = f"{self._topic}[{number}]", utc(watermark).isoformat(timespec="seconds")
+            at = utc(watermark).isoformat(timespec="seconds")
             if apart > 0:
                 what = f"Windows and detectors of {where} have come to {at}, {apart:.0f} s ahead of the clock here"
                 do = (

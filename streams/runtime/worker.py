@@ -44,7 +44,7 @@ from driftline.streams.runtime.lag import LagWatch
 from driftline.streams.runtime.lost import Gap
 from driftline.streams.runtime.partition import Hook, Partition, Surroundings
 from driftline.streams.runtime.quarantine import Raised
-from driftline.streams.runtime.time_watch import TimeWatch
+from driftline.streams.runtime.time_watch import TimeWatch, within
 from driftline.streams.runtime.transport import FoldApp, Run
 from driftline.streams.runtime.watch import PATIENCE_S, kafka_away, watch
 from driftline.streams.supervisor import EXIT_CONFIG
@@ -431,7 +431,7 @@ class FaustRole:
             mine = {tp.partition: p.watermark for tp, p in self._partitions.items() if tp.topic == self._topics.events}
             times.look(mine, ticker.clock.now())
             if mine:
-                tick = Tick(ts=ticker.clock.now(), source=CLOCK)
+                tick = Tick(ts=within(ticker.clock.now()), source=CLOCK)
                 await asyncio.gather(
                     *(
                         self._send([Output(self._topics.events, None, encode_event(controls.signed(tick, n)))], n)

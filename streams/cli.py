@@ -86,7 +86,7 @@ def up(ctx: click.Context) -> None:
         if stack.password_file is not None:
             console.print(f"ClickHouse's user is default, its password is in {stack.password_file}.")
         console.print(f"Health and metrics: {', '.join(f'{role} {url}' for role, url in stack.addresses.items())}")
-        console.print(f"Logs are in {settings.stack.state_dir}. `driftline status` says whether all works.")
+        console.print(f"Logs are in {settings.stack.state_dir / 'logs'}. `driftline status` says whether all works.")
         console.print("Ctrl-C stops everything.")
         await asyncio.Event().wait()
 

@@ -1,6 +1,7 @@
 """What `driftline up` and `driftline demo` run: embedded Kafka, embedded ClickHouse, and the roles, on this machine."""
 
 import asyncio
+import logging
 import os
 import socket
 import sys
@@ -22,6 +23,8 @@ from driftline.streams.runtime.admin import apply_topics
 from driftline.streams.runtime.config import IDLE_FETCH_MS, KafkaConfig
 from driftline.streams.settings import PREFIX, Settings, StackConfig
 from driftline.streams.supervisor import OnProgress, RoleSpec, ServiceSpec, Stack
+
+logger = logging.getLogger(__name__)
 
 PARTITIONS = 1  # unless the settings say otherwise: each costs ticks and state, and there is one worker of each role
 
@@ -75,7 +78,8 @@ class LocalStack:
             lambda: [self._role(name, number) for number, name in enumerate(roles)],
             on_progress=on_progress,
             on_locked=before_start,
-            on_ready=self._publish,
+            on_ready=self._tell_where,
+            on_back=self._publish_again,
             on_stop=lambda: withdraw(folder),
         )
 
@@ -128,6 +132,15 @@ class LocalStack:
                 pids={name: pid for name, pid in pids.items() if pid is not None},
             ),
         )
+
+    def _publish_again(self) -> None:
+        try:
+            self._publish()
+        except OSError as error:  # a full disk, which is told elsewhere
+            logger.warning("Commands find roles where they were before: %s", error.strerror)
+
+    def _tell_where(self) -> None:
+        self._publish()
         if "state_dir" not in self._settings.stack.model_fields_set:
             announce(self._settings.stack.state_dir)
 

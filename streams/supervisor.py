@@ -139,11 +139,13 @@ class Stack:
         on_progress: OnProgress | None = None,
         on_locked: Callable[[], None] | None = None,
         on_ready: Callable[[], None] | None = None,
+        on_back: Callable[[], None] | None = None,
         on_stop: Callable[[], None] | None = None,
         measure: Measure = work_of,
     ) -> None:
         """`on_progress` is called every second while it starts; `on_locked` once the folder is
-        its own, `on_ready` when all is ready, and `on_stop` when the stop begins."""
+        its own, `on_ready` when all is ready, `on_back` when a role that has started again is, which may have another
+        address and process then, and `on_stop` when the stop begins."""
         self._folder = folder
         self._services = services
         self._prepare = prepare
@@ -153,12 +155,14 @@ class Stack:
         self._on_progress = on_progress
         self._on_locked = on_locked
         self._on_ready = on_ready
+        self._on_back = on_back
         self._on_stop = on_stop
         self._measure = measure
         self._roles: dict[str, _Role] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._started: list[ServiceSpec] = []
         self._lock: IO[str] | None = None
+        self._is_ready = False
         # One thread as long as the stack lives: Linux ends a child with the thread that started it.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="services")
 
@@ -201,6 +205,7 @@ class Stack:
             self._tasks = [asyncio.create_task(self._keep(role)) for role in self._roles.values()]
             self._tasks.append(asyncio.create_task(self._watch_services()))
             await self.during(self._all_ready())
+            self._is_ready = True
             if self._on_ready:
                 self._on_ready()
         except BaseException:
@@ -351,12 +356,20 @@ class Stack:
                 start_new_session=True,
                 umask=0o077,
             )
-        watching = asyncio.create_task(_when_ready(role))
+        watching = asyncio.create_task(self._when_ready(role))
         try:
             return await role.process.wait()
         finally:
             watching.cancel()
             role.ready.clear()
+
+    async def _when_ready(self, role: _Role) -> None:
+        while not role.ready_file.exists():  # noqa: ASYNC110 (a file has no event)
+            await asyncio.sleep(POLL_S)
+        role.ready.set()
+        logger.debug("Role %s is ready.", role.spec.name)
+        if self._is_ready and self._on_back:
+            self._on_back()
 
     async def _watch_services(self) -> None:
         while True:
@@ -421,13 +434,6 @@ async def run(stack: Stack, work: Callable[[], Awaitable[None]]) -> None:
             loop.remove_signal_handler(number)
     if isinstance(outcome, BaseException) and not isinstance(outcome, asyncio.CancelledError):
         raise outcome
-
-
-async def _when_ready(role: _Role) -> None:
-    while not role.ready_file.exists():  # noqa: ASYNC110 (a file has no event)
-        await asyncio.sleep(POLL_S)
-    role.ready.set()
-    logger.debug("Role %s is ready.", role.spec.name)
 
 
 def _own(folder: Path) -> None:

@@ -158,6 +158,32 @@ async def test_a_crashed_role_starts_again_and_the_others_go_on(tmp_path: Path) 
     await stack.stop()
 
 
+async def test_where_a_role_is_found_is_told_again_when_it_is_back(tmp_path: Path) -> None:
+    """On any free port it has another address then."""
+    program = """
+        Path(os.environ["DRIFTLINE_READY_FILE"]).with_suffix(".health").write_text(f"http://127.0.0.1:{os.getpid()}")
+        ready()
+        signal.pause()
+    """
+    told: list[dict[str, str]] = []
+    stack = stack_of(
+        tmp_path,
+        role("one", program),
+        on_ready=lambda: told.append(stack.addresses),
+        on_back=lambda: told.append(stack.addresses),
+    )
+    await stack.start()
+    assert [set(addresses) for addresses in told] == [{"one"}]
+    os.kill(stack.roles["one"] or 0, signal.SIGKILL)
+
+    async def is_told() -> bool:
+        return len(told) == 2
+
+    await eventually(is_told, "the new address")
+    assert told[1] == {"one": f"http://127.0.0.1:{stack.roles['one']}"} != told[0]
+    await stack.stop()
+
+
 async def test_a_role_that_always_crashes_ends_the_stack_with_its_last_words(tmp_path: Path) -> None:
     stack = stack_of(tmp_path, good(), role("bad", "ready()\nprint('a\\nb', flush=True)\nsys.exit('no such model')"))
 

@@ -27,6 +27,7 @@ from driftline.schemas.results import DeadLetter, result_types
 from driftline.schemas.text import for_log
 from driftline.schemas.topics import LARGE, Topics
 from driftline.sinks.clickhouse.config import ClickHouseConfig
+from driftline.sinks.clickhouse.errors import Answered
 from driftline.sinks.clickhouse.rows import Row, TraceRow, complete_row, decode_rows, result_row, settle_cost
 from driftline.sinks.clickhouse.writer import TablesAltered, Writer
 from driftline.streams import metrics
@@ -389,11 +390,13 @@ async def _archive(
     def clickhouse_failed(what: str, error: BaseException) -> None:
         metrics.RETRIES.labels("archive", CLICKHOUSE).inc()
         metrics.erred("archive", error)
-        do = (
-            "undo the change as it says"
-            if isinstance(error, TablesAltered)
-            else ("see that ClickHouse runs and that clickhouse.dsn is right")
-        )
+        match error:
+            case TablesAltered():
+                do = "undo the change as it says"
+            case Answered():
+                do = "set right in ClickHouse what it says"
+            case _:
+                do = "see that ClickHouse runs and that clickhouse.dsn is right"
         health.wrong(
             CLICKHOUSE,
             f"could not {what}: {error}",

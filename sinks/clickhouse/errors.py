@@ -49,20 +49,35 @@ _ADVICE = {
     193: "see the user and password in clickhouse.dsn",
     194: "see the user and password in clickhouse.dsn",
     516: "see the user and password in clickhouse.dsn",
+    243: "free space on the disks of ClickHouse",
 }
+_FULL = re.compile(r"No space left on device")
+_VIEW = re.compile(r"while pushing to view ([\w.`-]*\w`?)", re.IGNORECASE)
 
 _MESSAGE = re.compile(r"(Code: \d+\. DB::Exception: .*?)(?: \(for url [^)]*\))?$", re.DOTALL)
 _NO_CLICKHOUSE = re.compile(r"Unexpected response to server version|HTTP driver received HTTP status")
 _SERVER = re.compile(r"\((https?://[^()]*)\)$")
 
 
+class Answered(RetryableError):
+    """ClickHouse is there, and could not do it; the message says why, and mostly what helps."""
+
+
 def classify(error: Exception) -> RetryableError | PermanentError:
     """For whatever the driver raises: network errors and timeouts have no code and are retryable."""
     code = getattr(error, "code", None)
     message = _own_words(error)
-    if code in _ADVICE:
-        message = f"{message}: {_ADVICE[code]}"
-    return PermanentError(message) if code in DATA_ERRORS else RetryableError(message)
+    if advice := _advice(code, message):
+        message = f"{message}: {advice}"
+    if code in DATA_ERRORS:
+        return PermanentError(message)
+    return RetryableError(message) if code is None else Answered(message)
+
+
+def _advice(code: int | None, message: str) -> str:
+    if view := _VIEW.search(message):
+        return f"mend or drop the materialized view {view[1]}, which is none of Driftline's"
+    return _ADVICE[243] if _FULL.search(message) else _ADVICE.get(code or 0, "")
 
 
 def is_missing(error: Exception) -> bool:

@@ -91,7 +91,8 @@ class Writer:
                     await abandonable(migrate, config)
                     return cls(config, await connect_async(config), on_failure, refusal_limit)
                 except ClickHouseError as error:
-                    raise RetryableError(str(classify(error))) from error
+                    known = classify(error)
+                    raise (known if isinstance(known, RetryableError) else RetryableError(str(known))) from error
         raise AssertionError("retries never end")
 
     async def close(self) -> None:
@@ -187,27 +188,27 @@ class Writer:
                 return known
         elif not is_missing(error):
             return known
-        return await self._fault(table, str(known)) or known
+        return await self._fault(table, RetryableError(str(known))) or known
 
     async def _was_altered(self, table: str) -> bool:
         """Whether the table is otherwise than the migrations made it; returns when it is so again."""
         altered = False
         async for attempt in _retrying(self._config, f"insert rows into {table}", self._on_failure):
             with attempt:
-                fault = await self._fault(table, "ClickHouse does not say how its tables are")
+                fault = await self._fault(table, RetryableError("ClickHouse does not say how its tables are"))
                 if fault is not None:
                     altered = True
                     raise fault
         return altered
 
-    async def _fault(self, table: str, otherwise: str) -> RetryableError | None:
+    async def _fault(self, table: str, otherwise: RetryableError) -> RetryableError | None:
         """What is wrong with the table; `otherwise`: what to say where nobody can tell now."""
         try:
             found = await abandonable(check, self._config)
         except ConfigError as journal:
             return TablesAltered(str(journal))
         except RetryableError:
-            return RetryableError(otherwise)
+            return otherwise
         altered = [difference for difference in found.differences if difference.table == table]
         if altered:
             return TablesAltered(tell(altered))

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -27,6 +28,12 @@ logger = logging.getLogger(__name__)
 
 _RETRYABLE = {408, 425, 429}  # and every 5xx
 _SHOWN = 300  # characters of a refusal that fit a log line
+
+
+def no_connection(error: aiohttp.ClientConnectorError) -> str:
+    """Where to and why, without what aiohttp says of TLS where there is none."""
+    why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror  # below 0 it is DNS
+    return f"no connection to {error.host}:{error.port} ({why})"
 
 
 class HttpConfig(Config):
@@ -77,6 +84,8 @@ class HttpSender:
             raise PermanentError(f"{self._name}: the configured URL is not valid") from None
         except TimeoutError:
             raise RetryableError(f"{self._name}: no answer within {self._timeout.total:g} s") from None
+        except aiohttp.ClientConnectorError as error:
+            raise RetryableError(self._redact(f"{self._name}: {no_connection(error)}")) from None
         except (aiohttp.ClientError, OSError) as error:
             # Without the cause: it may hold the URL, which is a secret of some receivers.
             raise RetryableError(self._redact(f"{self._name}: {type(error).__name__}: {error}")) from None

@@ -1,7 +1,6 @@
 """`driftline status`: what runs, where, how far behind it is, and what is wrong."""
 
 import asyncio
-import os
 import re
 from collections.abc import Mapping
 from typing import Literal, TypeAlias
@@ -17,6 +16,7 @@ from rich.text import Text
 from driftline.schemas.errors import ConfigError, RetryableError
 from driftline.schemas.events import MICROSECONDS
 from driftline.schemas.text import for_log, for_terminal
+from driftline.sinks.notify.http import no_connection
 from driftline.sinks.notify.text import lasting
 from driftline.streams.commands.common import answer, json_flag
 from driftline.streams.operate.commands import settings_of
@@ -139,13 +139,9 @@ def _numbers(page: bytes, unit: str) -> list[float]:
 
 
 def _reason(error: Exception) -> str:
-    """Why there is no answer, without what aiohttp says of TLS where there is none."""
     if isinstance(error, TimeoutError):
         return "no answer"
-    if not isinstance(error, aiohttp.ClientConnectorError):
-        return str(error)
-    why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror  # below 0 it is DNS
-    return f"no connection to {error.host}:{error.port} ({why})"
+    return no_connection(error) if isinstance(error, aiohttp.ClientConnectorError) else str(error)
 
 
 async def _whole(response: aiohttp.ClientResponse) -> bytes:

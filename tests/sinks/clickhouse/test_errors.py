@@ -2,7 +2,7 @@ import pytest
 from clickhouse_connect.driver.exceptions import DatabaseError, OperationalError
 
 from driftline.schemas.errors import PermanentError, RetryableError
-from driftline.sinks.clickhouse.errors import DATA_ERRORS, MISSING, classify, is_missing
+from driftline.sinks.clickhouse.errors import DATA_ERRORS, MISSING, Answered, classify, is_missing
 
 
 @pytest.mark.parametrize("code", DATA_ERRORS)
@@ -50,3 +50,30 @@ def test_the_reason_is_in_clickhouses_own_words() -> None:
 @pytest.mark.parametrize(("code", "missing"), [*dict.fromkeys(MISSING, True).items(), (36, False), (None, False)])
 def test_what_is_not_there_is_told_from_other_arguments(code: int | None, missing: bool) -> None:
     assert is_missing(DatabaseError("x", code=code)) is missing
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "advice"),
+    [
+        (243, "Cannot reserve 1.00 MiB, not enough space", "free space on the disks of ClickHouse"),
+        (
+            76,
+            "Cannot open file x, errno: 28, strerror: No space left on device",
+            "free space on the disks of ClickHouse",
+        ),
+        (
+            395,
+            "Value passed to 'throwIf' function is non-zero: while pushing to view mine.per_hour. (FUNCTION_THROW)",
+            "mend or drop the materialized view mine.per_hour, which is none of Driftline's",
+        ),
+        (60, "Table t does not exist", "`driftline migrate --check` says which of ours are missing"),
+    ],
+)
+def test_what_answered_says_what_helps(code: int, message: str, advice: str) -> None:
+    known = classify(DatabaseError(f"Code: {code}. DB::Exception: {message}", code=code))
+    assert isinstance(known, Answered)
+    assert str(known).endswith(f": {advice}")
+
+
+def test_what_did_not_answer_is_told_from_what_did() -> None:
+    assert not isinstance(classify(OperationalError("timed out")), Answered)

@@ -210,6 +210,32 @@ async def test_a_column_that_somebody_drops_is_told_and_nothing_is_lost(
     assert await kafka.read(kafka.topics.dlq) == []
 
 
+async def test_a_view_of_the_users_that_throws_is_told_by_what_helps(
+    kafka: Kafka, clickhouse: ClickHouseConfig
+) -> None:
+    health = Health("archive")
+
+    async def told() -> bool:
+        return any(
+            "mend or drop the materialized view archive.per_hour" in problem.what
+            and problem.do.startswith("set right in ClickHouse what it says")
+            for problem in health.problems
+        )
+
+    throwing = "CREATE MATERIALIZED VIEW per_hour TO mine AS SELECT throwIf(1) AS x FROM traces_raw"
+    for statement in ("CREATE TABLE mine (x UInt8) ENGINE = MergeTree ORDER BY x", throwing):
+        await asyncio.to_thread(execute, clickhouse, statement)
+    try:
+        async with archiving(kafka, clickhouse, health=health):
+            await kafka.send_events([trace(0)])
+            await eventually(told, "the view")
+            await asyncio.to_thread(execute, clickhouse, "DROP TABLE per_hour")
+            await holds(clickhouse, "traces", 1)
+    finally:
+        for table in ("per_hour", "mine"):
+            await asyncio.to_thread(execute, clickhouse, f"DROP TABLE IF EXISTS {table}")
+
+
 async def healthy(health: Health) -> bool:
     return not health.problems
 

@@ -103,7 +103,7 @@ def test_a_table_asks_for_no_more_than_it_shows(cli: CliRunner) -> None:
     ],
 )
 def test_the_limit_of_a_table_changes_no_answer(cli: CliRunner, sql: str, rows: list[str] | None) -> None:
-    result = cli.invoke(main, ["query", "--limit", "4", sql], env={"COLUMNS": "200"})
+    result = cli.invoke(main, ["query", "--limit", "4", sql], env={"COLUMNS": "500"})
     assert result.exit_code == 0, result.stderr
     shown = [line.split("│")[1].strip() for line in result.stdout.splitlines() if line.startswith("│")]
     assert shown

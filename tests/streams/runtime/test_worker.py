@@ -10,6 +10,7 @@ import pytest
 from aiokafka import TopicPartition
 
 from driftline.schemas.clock import ManualClock
+from driftline.schemas.codec import decode_events
 from driftline.schemas.errors import ConfigError, RetryableError
 from driftline.schemas.topics import Topics
 from driftline.streams.fold import Output, Record
@@ -145,7 +146,9 @@ async def test_each_tick_looks_how_far_the_time_of_the_log_and_the_clock_are_apa
     class Stands:
         watermark = 5
 
-    async def sent(*_: object) -> None:
+    async def sent(outputs: Sequence[Output], _: int) -> None:
+        decoded = decode_events(outputs[0].value)
+        assert (len(decoded.events), decoded.rejects) == (1, [])  # also of a clock of 1970
         ticked.set()
 
     monkeypatch.setattr(worker, "TimeWatch", Watch)
@@ -154,6 +157,7 @@ async def test_each_tick_looks_how_far_the_time_of_the_log_and_the_clock_are_apa
         role, "_partitions", {TopicPartition("t.events", 3): Stands(), TopicPartition("o", 1): Stands()}
     )
     ticking = asyncio.create_task(role._tick(Ticker(ManualClock(9), 0.01)))
-    await ticked.wait()
+    await asyncio.wait({ticking, waiting := asyncio.create_task(ticked.wait())}, return_when=asyncio.FIRST_COMPLETED)
+    assert waiting.done()
     ticking.cancel()
     assert looked == [({3: 5}, 9)]

@@ -185,7 +185,7 @@ async def test_an_id_names_one_baseline(topics: Topics, other: Baseline) -> None
 
 
 async def test_wild_numbers_about_a_baseline_are_not_told(topics: Topics, other: Baseline) -> None:
-    wild = {"n": -5, "summary": {"p0": 1e308}, "from_ts": 2**62, "releases": ["x" * 300] * 5_000}
+    wild = {"n": 2**62, "summary": {"p0": 1e308}, "from_ts": 10**16 - 1, "releases": ["x" * 300] * 5_000}
     results = await run_log(
         new_fold(topics), log_of(fitted(other, 0.5, **wild), *traffic(1, 1, 20, 5), until=20).records
     )

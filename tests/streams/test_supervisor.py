@@ -166,7 +166,7 @@ async def test_where_a_role_is_found_is_told_again_when_it_is_back(tmp_path: Pat
         signal.pause()
     """
     told: list[dict[str, str]] = []
-    stack = stack_of(
+    stack: Stack = stack_of(
         tmp_path,
         role("one", program),
         on_ready=lambda: told.append(stack.addresses),

@@ -183,3 +183,24 @@ def test_the_bundled_model_loads_with_the_first_text_and_is_the_same() -> None:
     assert lazy.name == loaded.name
     assert np.array_equal(lazy.encode(["how are you?"]), loaded.encode(["how are you?"]))
     assert LazyEncoder(EmbedConfig(max_tokens=4096)).name == "all-MiniLM-L6-v2/256"
+
+
+def test_company_changes_no_bit_in_a_process_of_its_own() -> None:
+    """In this one torch may have been loaded by other tests, with kernels chosen otherwise."""
+    program = """
+import random, sys
+from driftline.streams.demo.corpus import load_corpus
+from driftline.streams.embed.config import EmbedConfig
+from driftline.streams.embed.encoder import TransformerEncoder
+
+texts = sorted({pair.question for pair in load_corpus().everyday})[:150]
+encoder = TransformerEncoder(EmbedConfig(threads=2))
+whole = encoder.encode(texts).tobytes()
+order = random.Random(1).sample(range(len(texts)), len(texts))
+found = {}
+while order:
+    some, order = order[:7], order[7:]
+    found |= zip(some, encoder.encode([texts[i] for i in some]))
+assert b"".join(found[i].tobytes() for i in range(len(texts))) == whole
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

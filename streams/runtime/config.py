@@ -188,12 +188,14 @@ class KafkaConfig(Config):
             named = ", ".join(f"kafka.{name}" for name, path in files.items() if path is not None)
             raise ConfigError(f"{named}: no valid certificates or key in PEM: {error}") from error
 
-    def reader_options(self, fetch_max_wait_ms: int | None = None) -> dict[str, Any]:
+    def reader_options(self, fetch_max_wait_ms: int | None = None, *, committed: bool = True) -> dict[str, Any]:
         """For every consumer, `client_options` among them. Batches are bounded, what a producer's transaction took back
-        never happened, nothing is committed before the work is done, and what is gone is an error instead of a jump."""
+        never happened, nothing is committed before the work is done, and what is gone is an error instead of a jump.
+        `committed` False: for who reads no record and asks where a log ends, open transactions included."""
         return {
             **self.client_options(),
             **READING,
+            **({} if committed else {"isolation_level": "read_uncommitted"}),
             "auto_offset_reset": "none",
             "fetch_max_wait_ms": fetch_max_wait_ms or self.fetch_max_wait_ms,
         }

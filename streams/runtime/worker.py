@@ -311,8 +311,8 @@ class FaustRole:
         return partitions
 
     @asynccontextmanager
-    async def _reader(self, **options: str) -> AsyncIterator[AIOKafkaConsumer]:
-        consumer = AIOKafkaConsumer(**{**self._config.reader_options(), **options})
+    async def _reader(self, *, committed: bool = True) -> AsyncIterator[AIOKafkaConsumer]:
+        consumer = AIOKafkaConsumer(**self._config.reader_options(committed=committed))
         try:
             await consumer.start()
             yield consumer
@@ -391,7 +391,7 @@ class FaustRole:
         return ends
 
     async def written(self, owned: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
-        async with self._reader(isolation_level="read_uncommitted") as reader:
+        async with self._reader(committed=False) as reader:
             ends: Mapping[TopicPartition, int] = await reader.end_offsets(list(owned))
         return ends
 

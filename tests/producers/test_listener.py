@@ -7,17 +7,19 @@ from driftline.producers import BreakerState, CanaryConfig, CanaryRouter, Produc
 from driftline.schemas.codec import encode
 from driftline.schemas.results import BreakerSignal, RollbackSignal
 
+NOW = 1_793_606_400_000_000
+
 
 def rollback(id: str, app: str, deployment_id: str) -> RollbackSignal:
     return RollbackSignal(
-        id=id, deployment_id=deployment_id, app=app, release="v2", stable="v1", decided_at=1, revision=1, reason="",
+        id=id, deployment_id=deployment_id, app=app, release="v2", stable="v1", decided_at=NOW, revision=1, reason="",
         log_e={}, weights={}, log_e_total=5.0, threshold=4.0, alpha=0.01, counts={}, effects={}, share=0.1,
     )  # fmt: skip
 
 
 def opened(id: str, app: str) -> BreakerSignal:
     return BreakerSignal(
-        id=id, app=app, provider="openai", model="m", state="open", at=1, revision=0, reason="",
+        id=id, app=app, provider="openai", model="m", state="open", at=NOW, revision=0, reason="",
         probe_share=0.05, requests=0, errors=0,
     )  # fmt: skip
 

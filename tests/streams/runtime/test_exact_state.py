@@ -52,7 +52,7 @@ class Worker:
 
     async def exit_code(self, timeout_s: float = 30.0) -> int:
         async with asyncio.timeout(timeout_s):
-            return await asyncio.to_thread(self.process.wait)
+            return await asyncio.to_thread(self.process.wait, timeout_s)
 
     async def terminate(self) -> int:
         self.process.send_signal(signal.SIGTERM)

@@ -10,6 +10,7 @@ import pytest
 
 from driftline.schemas.codec import decode
 from driftline.schemas.results import DeadLetter
+from driftline.streams.runtime import state as states
 from tests.brokers import Broker, Kafka, eventually
 from tests.streams.runtime.sums_role import ROLE
 from tests.streams.runtime.test_exact_state import Traffic, Worker, owns
@@ -95,6 +96,14 @@ async def test_a_topic_made_anew_under_a_role_is_noticed_however_long_it_has_bec
         workers.append(worker)
         await traffic.send(2)
         await eventually(traffic.absorbed, "everything absorbed")
+        ends = {record.partition: record.offset for record in await kafka.read(kafka.topics.events)}
+
+        async def saved() -> bool:
+            found = [record for record in await kafka.read(kafka.topics.state(ROLE)) if not states.is_note(record)]
+            reached = {record.partition: states.decode(record.value).offset for record in found}
+            return all(reached.get(partition, -1) >= end for partition, end in ends.items())
+
+        await eventually(saved, "states that cover it")
         before = len(await kafka.read(kafka.topics.windows))
         await kafka.make_anew(kafka.topics.events)
         await traffic.send(10)

@@ -106,8 +106,7 @@ def test_the_limit_of_a_table_changes_no_answer(cli: CliRunner, sql: str, rows: 
     result = cli.invoke(main, ["query", "--limit", "4", sql], env={"COLUMNS": "500"})
     assert result.exit_code == 0, result.stderr
     shown = [line.split("│")[1].strip() for line in result.stdout.splitlines() if line.startswith("│")]
-    assert shown
-    assert rows is None or sorted(shown) == sorted(rows)
+    assert sorted(shown) == sorted(rows) if rows is not None else result.stdout.strip()
 
 
 @pytest.mark.parametrize(

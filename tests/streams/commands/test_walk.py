@@ -220,4 +220,3 @@ async def test_the_tail_is_text(told: Pipeline, arguments: list[str]) -> None:
     assert result.exit_code == 0, result.output
     assert len(result.stdout.splitlines()) == 60
     assert obeyed(result.output, keep="\n") == ""
-    assert "[system]" in result.stdout

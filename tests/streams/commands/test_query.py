@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from driftline.streams.cli import main
+from driftline.streams.terminal import console
 from tests.hostile import TEXTS, obeyed
 
 # What a database can hold: UTF-8.
@@ -102,11 +103,15 @@ def test_a_table_asks_for_no_more_than_it_shows(cli: CliRunner) -> None:
         ("EXPLAIN SELECT 1", None),
     ],
 )
-def test_the_limit_of_a_table_changes_no_answer(cli: CliRunner, sql: str, rows: list[str] | None) -> None:
-    result = cli.invoke(main, ["query", "--limit", "4", sql], env={"COLUMNS": "500"})
+def test_the_limit_of_a_table_changes_no_answer(
+    cli: CliRunner, sql: str, rows: list[str] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "_width", 500)  # whatever it was when the module was loaded
+    result = cli.invoke(main, ["query", "--limit", "4", sql])
     assert result.exit_code == 0, result.stderr
     shown = [line.split("│")[1].strip() for line in result.stdout.splitlines() if line.startswith("│")]
-    assert sorted(shown) == sorted(rows) if rows is not None else result.stdout.strip()
+    assert shown
+    assert rows is None or sorted(shown) == sorted(rows)
 
 
 @pytest.mark.parametrize(

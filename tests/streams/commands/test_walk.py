@@ -212,11 +212,12 @@ async def test_a_terminal_gets_nothing_to_obey(told: Pipeline, command: str, mon
 
 @pytest.mark.parametrize("arguments", [[], ["--json"]])
 async def test_the_tail_is_text(told: Pipeline, arguments: list[str]) -> None:
-    tail = asyncio.create_task(call(told, "tail", "-n", "60", *arguments))
+    tail = asyncio.create_task(call(told, "tail", "-n", "600", *arguments))
     while not tail.done():
         await send_everything(told)
         await asyncio.sleep(0.5)
     result = await tail
     assert result.exit_code == 0, result.output
-    assert len(result.stdout.splitlines()) == 60
+    assert len(result.stdout.splitlines()) == 600
     assert obeyed(result.output, keep="\n") == ""
+    assert "[system]" in result.stdout

@@ -1,6 +1,7 @@
-"""Folders for their owner's eyes alone."""
+"""Folders and files for their owner's eyes alone."""
 
 import errno
+import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -24,3 +25,12 @@ def make_private(folder: Path, is_ours: Callable[[set[str]], bool]) -> None:
         folder.chmod(stat.S_IRWXU)
     elif mode & OTHERS_WRITE:
         raise PermissionError(errno.EPERM, "others can write to it: chmod go-w, or choose another")
+
+
+def write_private(file: Path, content: bytes) -> None:
+    """With mode 600, and whole at any moment. Raises OSError."""
+    new = file.with_name(f"{file.name}.new")
+    new.unlink(missing_ok=True)
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
+        out.write(content)
+    new.replace(file)

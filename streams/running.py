@@ -12,6 +12,7 @@ import msgspec
 from pydantic import SecretStr
 
 from driftline.schemas.errors import ConfigError
+from driftline.schemas.files import write_private
 from driftline.streams.redact import remember
 from driftline.streams.settings import Settings
 
@@ -36,7 +37,7 @@ class RunningStack(msgspec.Struct, frozen=True, kw_only=True):
 
 def publish(folder: Path, stack: RunningStack) -> None:
     """For the owner's eyes alone, and whole at any moment."""
-    _write(folder / FILE, msgspec.json.format(msgspec.json.encode(stack, enc_hook=str), indent=2) + b"\n")
+    write_private(folder / FILE, msgspec.json.format(msgspec.json.encode(stack, enc_hook=str), indent=2) + b"\n")
 
 
 def announce(folder: Path) -> None:
@@ -44,7 +45,7 @@ def announce(folder: Path) -> None:
     latest = _users_folder() / LATEST
     try:
         latest.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _write(latest, os.fsencode(folder.absolute()))
+        write_private(latest, os.fsencode(folder.absolute()))
     except OSError as error:
         logger.info("Commands find this stack in its folder only: %s cannot be written: %s", latest, error.strerror)
 
@@ -53,7 +54,7 @@ def control_key(folder: Path) -> Path:
     """The stack's own key, made at its first start; for the owner's eyes alone."""
     file = folder / KEY
     if not file.exists():
-        _write(file, f"{secrets.token_hex(32)}\n".encode())
+        write_private(file, f"{secrets.token_hex(32)}\n".encode())
     return file
 
 
@@ -113,14 +114,6 @@ def _latest() -> Path | None:
 
 def _users_folder() -> Path:
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-
-
-def _write(file: Path, content: bytes) -> None:
-    new = file.with_name(f"{file.name}.new")
-    new.unlink(missing_ok=True)
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
-        out.write(content)
-    new.replace(file)
 
 
 def _is_locked(lock: Path) -> bool:

@@ -6,7 +6,6 @@ The password stands in a file of the data folder for its owner alone, made at th
 import base64
 import binascii
 import hmac
-import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import NamedTuple
 
 from multidict import MultiMapping
 
+from driftline.schemas.files import write_private
 from driftline.schemas.hosts import names_loopback
 
 FILE = "password"  # in the data folder
@@ -59,11 +59,7 @@ def password(folder: Path, own: str | None) -> Password:
         return Password(own, f"It is what started the server with {VARIABLE} or stack.clickhouse_password.")
     file = folder / FILE
     if not (file.exists() and file.read_text(encoding="ascii").strip()):
-        new = folder / f"{FILE}.new"
-        new.unlink(missing_ok=True)
-        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as out:
-            out.write(secrets.token_hex(24) + "\n")
-        new.replace(file)
+        write_private(file, f"{secrets.token_hex(24)}\n".encode())
     file.chmod(0o600)
     return Password(file.read_text(encoding="ascii").strip(), f"User {USER}; the password is in {file}.")
 
